@@ -1,0 +1,44 @@
+# make demo: train, measure, verify, sample and inspect, in a few minutes on two cores
+# make test: style, types and the whole test suite
+# Both set up what they need: a virtual environment, and a software GPU adapter where there is none.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint types adapter slow bench clean
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" "setuptools>=77"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+# The demo runs without any adapter (the mirrors do the work); the tests do not.
+demo: $(INSTALLED)
+	.ci/ensure-adapter $(BIN)/python 0
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m ebm_wgpu.cli._demo
+
+test: $(INSTALLED) adapter lint types
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+adapter: $(INSTALLED)
+	.ci/ensure-adapter $(BIN)/python
+
+slow: $(INSTALLED) adapter
+	$(BIN)/python -m pytest -m slow
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

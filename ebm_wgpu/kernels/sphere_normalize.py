@@ -1,0 +1,65 @@
+"""out = x / |x| by rows: the retraction of R^d onto the sphere. A zero row stays zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit, prange
+
+from ebm_wgpu.kernels._cases import ELEMENTWISE, normal
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Work
+
+
+@njit(parallel=True, cache=True)
+def mirror(x: Array, out: Array) -> None:
+    """Numba mirror."""
+    for row in prange(x.shape[0]):
+        peak = np.float32(0)
+        for i in range(x.shape[1]):
+            peak = max(peak, abs(x[row, i]))
+        if peak == 0:
+            out[row] = 0
+            continue
+        total = np.float32(0)
+        for i in range(x.shape[1]):
+            value = x[row, i] / peak
+            total += value * value
+        factor = np.float32(1) / np.sqrt(total)
+        for i in range(x.shape[1]):
+            out[row, i] = x[row, i] / peak * factor
+
+
+def reference(x: Array) -> Arrays:
+    """Float64 reference."""
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return {"out": np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)}
+
+
+def _scaled(factor: float) -> Callable[[np.random.Generator, Dims], Arrays]:
+    return lambda rng, dims: {"x": normal(rng, dims["B"], dims["D"], scale=factor)}
+
+
+def _with_zero_row(rng: np.random.Generator, dims: Dims) -> Arrays:
+    x = normal(rng, dims["B"], dims["D"])
+    x[0] = 0
+    return {"x": x}
+
+
+KERNEL = Kernel(
+    stem="sphere_normalize",
+    bindings=(Binding("x", "f32", ("B", "D")), Binding("out", "f32", ("B", "D"), "out")),
+    workgroups=lambda dims, params: dims["B"],
+    mirror=mirror,
+    reference=reference,
+    subgroup=True,
+    cases=(
+        Case("odd", {"B": 7, "D": 641}, _scaled(1.0), ELEMENTWISE),
+        Case("d8", {"B": 33, "D": 8}, _scaled(1.0), ELEMENTWISE),
+        Case("tiny values", {"B": 3, "D": 65}, _scaled(1e-30), ELEMENTWISE),
+        Case("huge values", {"B": 3, "D": 65}, _scaled(1e30), ELEMENTWISE),
+        Case("zero row", {"B": 3, "D": 16}, _with_zero_row, ELEMENTWISE),
+    ),
+    work=lambda dims: Work(4.0 * dims["B"] * dims["D"], 8.0 * dims["B"] * dims["D"]),
+    speed_case={"B": 65536, "D": 640},
+)

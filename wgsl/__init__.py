@@ -1,0 +1,1 @@
+"""WGSL sources: one kernel a file, snippets that kernels share in lib/."""

@@ -1,0 +1,1 @@
+"""Snippets that kernels include with `//!include <name>`."""
