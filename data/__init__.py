@@ -1,0 +1,1 @@
+"""Embedded corpora and the GPT-2 vocabulary; see SOURCES.md, and manifest.json for SHA-256."""

@@ -1,0 +1,137 @@
+"""What every tokenizer is: text to token ids and back, and one JSON file to be kept in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ebm_wgpu.errors import DataError
+
+TokenIds = npt.NDArray[np.int32]
+
+FILE_FORMAT = "ebm-wgpu-tokenizer"
+FILE_VERSION = 1
+_CHUNK_CHARACTERS = 1 << 12
+
+# No word, and no token of GPT-2's pattern, holds a non-space followed by a space: cutting here
+# changes no token.
+_SAFE_CUT = re.compile(r"(?<=\S)[ \n]")
+
+
+def safe_chunks(text: str, size: int = _CHUNK_CHARACTERS) -> Iterator[str]:
+    """Cut `text` where no token can span the cut, into pieces of about `size` characters.
+
+    The pieces joined are `text`, and their encodings joined are the encoding of `text`.
+    """
+    start = 0
+    while start < len(text):
+        cut = _SAFE_CUT.search(text, start + size)
+        stop = cut.start() if cut else len(text)
+        yield text[start:stop]
+        start = stop
+
+
+class TextTokenizer(ABC):
+    """Text to token ids in [0, vocab_size) and back.
+
+    Attributes:
+        name: the key of `TOKENIZERS`.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def train(cls, text: str, vocab_size: int | None = None) -> Self:
+        """Make the tokenizer of `text`; `make_tokenizer` says what `vocab_size` means."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The tokenizer whose `state` gives `state`."""
+
+    @abstractmethod
+    def state(self) -> Mapping[str, Any]:
+        """All that makes this tokenizer differ from others of its kind, in types JSON holds."""
+
+    @abstractmethod
+    def _encode(self, text: str) -> TokenIds: ...
+
+    @abstractmethod
+    def _decode(self, ids: npt.NDArray[np.int64]) -> str: ...
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+
+    @property
+    @abstractmethod
+    def start_id(self) -> int:
+        """The id of a line end: what to put before the first token of a text."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of everything that decides what `encode` gives."""
+        return state_fingerprint(self.name, self.state())
+
+    def encode(self, text: str) -> TokenIds:
+        """The ids of `text`, (n,) int32.
+
+        Raises:
+            DataError: `text` holds a lone surrogate, which no UTF-8 text can.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start}: give "
+                "the text as valid UTF-8"
+            ) from error
+        return self._encode(text)
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> str:
+        """The text of `ids`, (n,) integers.
+
+        Raises:
+            DataError: an id outside [0, vocab_size).
+        """
+        array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        outside = np.flatnonzero((array < 0) | (array >= self.vocab_size))
+        if outside.size:
+            first = int(outside[0])
+            raise DataError(
+                f"token id {array[first]} at position {first} is outside [0, {self.vocab_size}): "
+                f"it belongs to another tokenizer than this {self.name}"
+            )
+        return self._decode(array)
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer to the JSON file `path`, whole or not at all."""
+        document = {
+            "format": FILE_FORMAT,
+            "version": FILE_VERSION,
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "state": self.state(),
+        }
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        temporary.replace(path)
+
+
+def state_fingerprint(name: str, state: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of a tokenizer's name and state."""
+    canonical = json.dumps([name, state], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()

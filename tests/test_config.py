@@ -1,0 +1,230 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebm_wgpu.config import OPTIONS, PRESETS, Config, apply_overrides, load_config, preset
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.text.tokenizers import TOKENIZERS
+
+
+def value_of(config: Config, key: str):
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_round_trip_through_json(name):
+    config = preset(name)
+    assert Config.from_json(config.to_json()) == config
+    assert json.loads(config.to_json()) == json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def test_presets_have_the_shapes_they_are_named_for():
+    shapes = {
+        name: (
+            c.data.tokenizer,
+            c.data.vocab_size,
+            c.model.dim,
+            c.model.n_splats,
+            c.data.block_size,
+        )
+        for name, c in PRESETS.items()
+    }
+    assert shapes == {
+        "nano": ("bpe", 4096, 64, 4096, 128),
+        "small": ("bpe", 16384, 256, 16384, 256),
+        "base": ("gpt2", 50257, 640, 50000, 512),
+    }
+
+
+def test_every_option_has_help_and_a_valid_default():
+    assert all(option.help and "\n" not in option.help for option in OPTIONS.values())
+    assert Config().validate() == Config()
+
+
+def test_tokenizer_choices_are_the_registry():
+    for name in TOKENIZERS:
+        assert apply_overrides(Config(), [f"data.tokenizer={name}"]).data.tokenizer == name
+    with pytest.raises(ConfigError, match=" or ".join(TOKENIZERS)):
+        apply_overrides(Config(), ["data.tokenizer=words"])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.lr=0.01", 0.01),
+        ("train.lr = 1e-3", 1e-3),
+        ("train.lr=1", 1.0),
+        ("model.n_splats=4096", 4096),
+        ("model.n_splats=4_096", 4096),
+        ("train.max_minutes=30", 30.0),
+        ("train.max_minutes=none", None),
+        ("data.vocab_size=5000", 5000),
+        ("data.data_dir=/a b/c=d", "/a b/c=d"),
+        ("data.data_dir=None", None),
+        ("train.betas=0.8, 0.99", (0.8, 0.99)),
+        ("train.betas=(0.8,0.99)", (0.8, 0.99)),
+        ("train.dsm_levels=4", (4.0,)),
+        ("train.dsm_levels=1,2,3", (1.0, 2.0, 3.0)),
+        ("sampler.latent=langevin", "langevin"),
+        ("sampler.dt_omega=0.4", 0.4),
+        ("energy.form=published", "published"),
+    ],
+)
+def test_overrides_take_the_type_of_the_option(override, value):
+    found = value_of(apply_overrides(Config(), [override]), override.partition("=")[0].strip())
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_later_overrides_win_and_the_original_stays():
+    before = preset("nano")
+    after = apply_overrides(before, ["train.lr=1", "train.seed=3", "train.lr=2"])
+    assert (after.train.lr, after.train.seed) == (2.0, 3)
+    assert before == PRESETS["nano"]
+    assert dataclasses.replace(after, train=before.train) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr", "has no '='"),
+        ("lr=0.1", "did you mean train.lr"),
+        ("model.nsplats=3", "did you mean model.n_splats"),
+        ("modle.n_splats=3", "did you mean model.n_splats"),
+        ("qqq=3", r"there are data\.\*, model\.\*"),
+        ("energy.qqq=3", "there are energy.form, energy.temperature"),
+        ("train.lr=fast", "train.lr=fast must be a number"),
+        ("train.lr=nan", "must be finite"),
+        ("train.lr=1e999", "must be finite"),
+        ("train.lr=0", "must be > 0"),
+        ("train.steps=1e3", "must be an integer"),
+        ("train.steps=true", "must be an integer"),
+        ("train.steps=0", "must be >= 1"),
+        ("train.steps=", "must be an integer"),
+        ("train.betas=0.9", "must be 2 items between commas, each a number"),
+        ("train.betas=0.9,1", "must be < 1"),
+        ("train.dsm_levels=", "one or more items"),
+        ("train.dsm_levels=1,0", "must be > 0"),
+        ("data.dataset=", "must be text"),
+        ("data.vocab_size=2", "must be >= 3"),
+        ("data.vocab_size=256", "must be >= 257"),
+        ("data.vocab_size=none", "must be >= 257"),
+        ("data.eval_stride=513", "must be <= data.eval_context=512"),
+        ("model.dim=7", "must be >= 8"),
+        ("model.n_splats=127", "sampler.list_size=128 must be <= model.n_splats=127"),
+        ("energy.n_neighbours=20000", "must be <= model.n_splats"),
+        ("model.kappa_init=51", "must be <= 50"),
+        ("model.kappa_min=6", "must be from model.kappa_min=6.0"),
+        ("model.n_active=5", "must be <= model.n_experts=4"),
+        ("model.splat_init=embedding", "needs model.embedding_path"),
+        ("sampler.dt_omega=2", "must be < 2"),
+        ("train.seed=9223372036854775808", "must be < 9223372036854775808"),
+        ("train.seed=" + "9" * 5000, "must be an integer"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        apply_overrides(Config(), [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "term", ["energy.lambda_geom=1", "energy.lambda_comp=1", "energy.form=published"]
+)
+@pytest.mark.parametrize("key", ["sampler.latent", "train.token_latent"])
+def test_exact_latents_need_the_solvable_energy(key, term):
+    assert value_of(apply_overrides(Config(), [f"{key}=exact"]), key) == "exact"
+    with pytest.raises(ConfigError, match=f"use {key}=langevin"):
+        apply_overrides(Config(), [f"{key}=exact", term])
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown preset 'smal' \(did you mean small\?\)"):
+        preset("smal")
+    with pytest.raises(ConfigError, match="choose one of nano, small, base"):
+        load_config("zzz")
+
+
+def test_load_config_reads_presets_and_files(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(apply_overrides(preset("nano"), ["train.seed=7"]).to_json())
+    assert load_config("nano", ["train.seed=7"]) == load_config(path)
+    assert load_config(str(path), ["train.seed=8"]).train.seed == 8
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.json")
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: the configuration is not JSON"):
+        load_config(path)
+
+
+def edited(section: str, **entries) -> str:
+    document = json.loads(Config().to_json())
+    document[section] = {**document.get(section, {}), **entries}
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "not a JSON object"),
+        ("{}", "lacks data.dataset"),
+        ('{"data": 3}', "unknown option 'data'"),
+        (edited("train", lrr=1), "unknown option 'train.lrr': did you mean train.lr"),
+        (edited("extra", x=1), "unknown option 'extra.x'"),
+        (edited("train", steps=1.5), "train.steps=1.5 must be an integer"),
+        (edited("train", steps=True), "train.steps=true must be an integer"),
+        (edited("train", steps=None), "train.steps=null must be an integer"),
+        (edited("train", lr="1"), "must be a number"),
+        (edited("train", lr=True), "must be a number"),
+        (edited("train", lr=float("nan")), "must be finite"),
+        (edited("train", lr=10**400), "must be a number"),
+        (edited("train", betas=0.9), "must be 2 items"),
+        (edited("train", betas=[0.9, "x"]), "must be 2 items"),
+        (edited("train", dsm_levels=[]), "one or more"),
+        (edited("data", tokenizer=["bpe"]), "must be bpe or gpt2"),
+        (edited("data", data_dir=3), "must be text, or none"),
+    ],
+)
+def test_wrong_json_is_one_line_that_names_the_key(text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        Config.from_json(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_keys_are_named():
+    document = json.loads(Config().to_json())
+    del document["train"]["lr"], document["model"]["dim"]
+    with pytest.raises(ConfigError, match=r"lacks model\.dim, train\.lr: add them"):
+        Config.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 1.0}, "train.steps=1.0 must be an integer"),
+        ({"betas": [0.9, 0.95]}, "train.betas=.* must be 2 items"),
+        ({"lr": float("inf")}, "train.lr=inf must be finite"),
+        ({"steps": 10**400, "batch_size": 0}, "train.batch_size=0 must be >= 1"),
+    ],
+)
+def test_validate_refuses_values_set_in_python(values, message):
+    config = Config()
+    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **values))
+    with pytest.raises(ConfigError, match=message):
+        changed.validate()
+
+
+@given(st.floats(1e-300, 1e300), st.integers(1, 10**12), st.none() | st.floats(1e-300, 1e300))
+def test_numbers_survive_json_and_overrides_exactly(lr, steps, minutes):
+    config = apply_overrides(
+        Config(), [f"train.lr={lr!r}", f"train.steps={steps}", f"train.max_minutes={minutes!r}"]
+    )
+    assert (config.train.lr, config.train.steps, config.train.max_minutes) == (lr, steps, minutes)
+    assert Config.from_json(config.to_json()) == config
