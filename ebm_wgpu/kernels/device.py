@@ -223,13 +223,14 @@ class KernelDevice(ABC):
 def _match_shape(
     kernel: Kernel, binding: Binding, shape: tuple[int, ...], dims: dict[str, int]
 ) -> None:
+    known = dict(dims)
     fits = len(shape) == len(binding.shape)
     for axis, size in zip(binding.shape, shape, strict=False):
         expected = dims.setdefault(axis, size) if isinstance(axis, str) else axis
         fits = fits and size == expected
     if not fits:
         wanted = ", ".join(
-            f"{axis}={dims[axis]}" if isinstance(axis, str) and axis in dims else str(axis)
+            f"{axis}={known[axis]}" if isinstance(axis, str) and axis in known else str(axis)
             for axis in binding.shape
         )
         raise KernelError(

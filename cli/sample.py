@@ -1,0 +1,88 @@
+"""`ebm sample`: write text with a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import _options
+
+
+@click.command("sample")
+@click.option("--prompt", help="Text to go on from.")
+@click.option(
+    "--prompt-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the text to go on from.",
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Run or checkpoint folder. [newest run]"
+)
+@click.option("--max-tokens", type=int, default=100, show_default=True, help="Tokens to write.")
+@click.option("--temperature", type=float, default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=int, help="Draw from the k likeliest tokens only.")
+@click.option("--top-p", type=float, default=0.95, show_default=True, help="Nucleus sampling.")
+@click.option(
+    "--latent",
+    type=click.Choice(["mean", "exact", "langevin"]),
+    help="Latent to decode: closed-form mean, exact draw, or Langevin state. [as configured]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same text.")
+@click.option("--stream/--no-stream", default=True, help="Print while writing. [--stream]")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the text here as well."
+)
+@_options.device
+def command(
+    prompt: str | None,
+    prompt_file: Path | None,
+    checkpoint: Path | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    latent: str | None,
+    seed: int,
+    stream: bool,
+    output: Path | None,
+    device: str,
+) -> None:
+    """Go on from a prompt by sampling the model's energy."""
+    from ebm_wgpu.errors import ConfigError
+    from ebm_wgpu.generation import SamplingSettings, generate_text
+    from ebm_wgpu.kernels import open_device
+    from ebm_wgpu.text.folders import read_text
+    from ebm_wgpu.training.loading import load_trained, newest_run
+
+    from .train import RUNS
+
+    if (prompt is None) == (prompt_file is None):
+        raise ConfigError("give the text to go on from: --prompt TEXT or --prompt-file FILE")
+    text = read_text(prompt_file) if prompt_file is not None else prompt or ""
+    trained = load_trained(checkpoint or newest_run(RUNS), open_device(device))
+    settings = SamplingSettings(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        latent=latent or trained.config.sampler.latent,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    pieces = generate_text(
+        trained.model, trained.tokenizer, text, settings, trained.config.data.eval_context
+    )
+    if stream:
+        click.echo(text, nl=False)
+    written = []
+    for piece in pieces:
+        written.append(piece)
+        if stream:
+            click.echo(piece, nl=False)
+    whole = text + "".join(written)
+    click.echo("" if stream else whole)
+    if output is not None:
+        try:
+            output.write_text(whole + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{output} cannot be written ({error.strerror})") from error
