@@ -1,0 +1,299 @@
+"""Nearest splats by cosine: one interface over an exact kernel search and FAISS indexes.
+
+All back ends return similarities in descending order, ties by the lower index. `BruteForceSearch`
+runs the `similarity_topk` kernel on a device; `FaissSearch` runs on the CPU, exactly ("flat") or
+approximately ("ivf", "hnsw"). `dropped_mass_bound` says what a truncation to K neighbours costs.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.splats.store import SplatStore
+from ebm_wgpu.vmf import inverse_mean_cosine, log_z0
+
+if TYPE_CHECKING:
+    from ebm_wgpu.kernels import DeviceArray, KernelDevice
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+
+MAX_KERNEL_NEIGHBOURS = 128
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """The K nearest splats of each query, nearest first.
+
+    similarities: (B, K) float32 cosines. indices: (B, K) int64 positions in the order of adding.
+    """
+
+    similarities: Float32Array
+    indices: NDArray[np.int64]
+
+
+class NeighbourSearch(Protocol):
+    """What every search back end offers."""
+
+    def __len__(self) -> int:
+        """How many directions the index holds."""
+
+    def add(self, mu: ArrayLike) -> None:
+        """Append directions, (n, d) unit rows; the first call fixes d."""
+
+    def search(self, queries: ArrayLike, k: int) -> SearchResult:
+        """The k directions of highest q.mu for each of the queries, (B, d).
+
+        Raises `ConfigError` for a k below 1 or above the number of directions held.
+        """
+
+
+class BruteForceSearch:
+    """Exact search by the `similarity_topk` kernel, on the GPU or its Numba mirror; k <= 128.
+
+    device: what `ebm_wgpu.kernels.open_device` returns. The directions are uploaded once an `add`.
+    """
+
+    def __init__(self, device: "KernelDevice") -> None:
+        self._device = device
+        self._mu = np.zeros((0, 0), np.float32)
+        self._uploaded: DeviceArray
+
+    def __len__(self) -> int:
+        return len(self._mu)
+
+    def add(self, mu: ArrayLike) -> None:
+        """Append directions, (n, d) unit rows; the first call fixes d."""
+        rows = _rows("mu", mu, self._mu.shape[1])
+        self._mu = np.concatenate([self._mu, rows]) if len(self) else rows
+        self._uploaded = self._device.array(self._mu)
+
+    def search(self, queries: ArrayLike, k: int) -> SearchResult:
+        """The k nearest directions of each query, (B, d), exactly.
+
+        Raises `ConfigError` for a k below 1, above 128 or above the number of directions held.
+        """
+        from ebm_wgpu.kernels.topk import similarity_topk
+
+        _check_k(k, len(self))
+        rows = _rows("queries", queries, self._mu.shape[1])
+        if k > MAX_KERNEL_NEIGHBOURS:
+            raise ConfigError(
+                f"k = {k} neighbours: the kernel keeps at most {MAX_KERNEL_NEIGHBOURS}, "
+                "use the flat search for more"
+            )
+        values, indices = similarity_topk(self._device, rows, self._uploaded, k)
+        return SearchResult(values.numpy(), indices.numpy().astype(np.int64))
+
+
+class FaissSearch:
+    """Search by a FAISS index of inner products, on the CPU.
+
+    kind: "flat" compares with all directions and is exact; "ivf" (inverted lists) and "hnsw" (a
+    navigable graph) compare with some of them, and may miss neighbours. Inverted lists are trained
+    on the directions of the first `add`: let that be a representative sample, or all of them.
+
+    n_lists, n_probes: lists in all and lists read a query (default 4 sqrt(n), an eighth of them).
+    links, effort: edges a node of the graph, and candidates kept while searching it.
+    Raises `ConfigError` for an unknown kind or an option below 1.
+    """
+
+    def __init__(
+        self,
+        kind: str = "flat",
+        *,
+        n_lists: int | None = None,
+        n_probes: int | None = None,
+        links: int = 32,
+        effort: int = 256,
+    ) -> None:
+        if kind not in _FAISS_KINDS:
+            raise ConfigError(f"unknown FAISS index {kind!r}: use one of {', '.join(_FAISS_KINDS)}")
+        options = {"n_lists": n_lists, "n_probes": n_probes, "links": links, "effort": effort}
+        for name, value in options.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} = {value} of the FAISS index: use at least 1")
+        self._options = _FaissOptions(n_lists, n_probes, links, effort)
+        self._kind = _FAISS_KINDS[kind]
+        self._index: Any = None
+
+    def __len__(self) -> int:
+        return 0 if self._index is None else int(self._index.ntotal)
+
+    def add(self, mu: ArrayLike) -> None:
+        """Append directions, (n, d) unit rows; the first call fixes d and trains inverted lists."""
+        rows = _rows("mu", mu, 0 if self._index is None else self._index.d)
+        if self._index is None:
+            self._index = self._kind.create(rows, self._options)
+        self._index.add(rows)
+
+    def search(self, queries: ArrayLike, k: int) -> SearchResult:
+        """The k nearest directions of each query, (B, d); where an index falls short, exactly.
+
+        Raises `ConfigError` for a k below 1 or above the number of directions held.
+        """
+        _check_k(k, len(self))
+        rows = _rows("queries", queries, self._index.d)
+        similarities = np.empty((len(rows), k), np.float32)
+        indices = np.empty((len(rows), k), np.int64)
+        todo = np.arange(len(rows))
+        fetch = min(k + 1, len(self))
+        while todo.size:
+            found, where = self._fetch(rows[todo], fetch)
+            order = np.lexsort((where, -found), axis=-1)[:, :k]
+            similarities[todo] = np.take_along_axis(found, order, axis=1)
+            indices[todo] = np.take_along_axis(where, order, axis=1)
+            # A tie at the last place fetched may hide an equal neighbour of lower index.
+            cut = (found[:, -1] == found[:, k - 1]) & (fetch < len(self))
+            todo = todo[cut]
+            fetch = min(2 * fetch, len(self))
+        return SearchResult(similarities, indices)
+
+    def _fetch(self, rows: Float32Array, count: int) -> tuple[Float32Array, NDArray[np.int64]]:
+        """The count nearest; the few queries for which the index finds fewer scan everything."""
+        parameters = self._kind.parameters(self._index, self._options, count)
+        found, where = self._index.search(rows, count, params=parameters)
+        short = (where < 0).any(axis=1)
+        if short.any():
+            products = rows[short] @ self._index.reconstruct_n(0, len(self)).T
+            nearest = np.argsort(-products, axis=1, kind="stable")[:, :count]
+            found[short] = np.take_along_axis(products, nearest, axis=1)
+            where[short] = nearest
+        return found, where
+
+
+def make_search(
+    kind: str, device: "KernelDevice | None" = None, **options: int | None
+) -> NeighbourSearch:
+    """A search back end by name: "brute" (needs a device), "flat", "ivf" or "hnsw".
+
+    options: those of `FaissSearch`. Raises `ConfigError` for an unknown name, for "brute" without
+    a device, and for options that the back end does not have.
+    """
+    if kind not in _BACK_ENDS:
+        raise ConfigError(f"unknown search {kind!r}: use one of {', '.join(_BACK_ENDS)}")
+    unknown = options.keys() - (_FaissOptions._fields if kind in _FAISS_KINDS else ())
+    if unknown:
+        raise ConfigError(f"search {kind!r} has no option {min(unknown)!r}: leave it out")
+    return _BACK_ENDS[kind](device, options)
+
+
+def dropped_mass_bound(result: SearchResult, store: SplatStore) -> Float64Array:
+    """An upper bound on the share of p(x) that is lost by keeping the K nearest splats of x.
+
+    With c the cosine of the K-th, no dropped splat is nearer, so together they hold at most
+    (1 - sum_list pi_k) max over a in [a_min, a_max] of exp(a c - log Z0(a)); the maximum is at
+    A(a) = c, clipped. The list holds sum_list pi_k exp(a_k x.mu_k - log Z0(a_k)). A context tilts
+    both alike, so the bound holds for any. It is a bound for exact searches only.
+
+    result: of a search for the points x among the store's directions. Returns (B,) in [0, 1].
+    """
+    a, log_pi = store.concentration, store.log_pi
+    log_normalised = log_pi - log_z0(a, store.dimension)
+    cosines = result.similarities.astype(np.float64)
+    kept = np.logaddexp.reduce(log_normalised[result.indices] + a[result.indices] * cosines, axis=1)
+    last = cosines[:, -1]
+    sharpest = inverse_mean_cosine(np.clip(last, 0, 1 - 1e-12), store.dimension)
+    worst = np.clip(sharpest, a.min(), a.max())
+    complete = result.indices.shape[1] == len(store)
+    remaining = 0.0 if complete else 1 - np.exp(log_pi)[result.indices].sum(axis=1)
+    with np.errstate(divide="ignore"):
+        dropped = np.log(remaining) + worst * last - log_z0(worst, store.dimension)
+    return np.asarray(np.exp(dropped - np.logaddexp(dropped, kept)))
+
+
+class _FaissOptions(NamedTuple):
+    n_lists: int | None
+    n_probes: int | None
+    links: int
+    effort: int
+
+
+class _FaissKind(NamedTuple):
+    """How an index is created for its first rows, and the parameters of a search for k."""
+
+    create: Callable[[Float32Array, _FaissOptions], Any]
+    parameters: Callable[[Any, _FaissOptions, int], Any]
+
+
+def _faiss() -> Any:
+    """The FAISS module, loaded when first needed."""
+    return importlib.import_module("faiss")
+
+
+def _create_flat(rows: Float32Array, options: _FaissOptions) -> Any:
+    return _faiss().IndexFlatIP(rows.shape[1])
+
+
+def _create_ivf(rows: Float32Array, options: _FaissOptions) -> Any:
+    faiss = _faiss()
+    n_lists = min(options.n_lists or max(1, round(4 * len(rows) ** 0.5)), len(rows))
+    dimension = rows.shape[1]
+    coarse = faiss.IndexFlatIP(dimension)
+    index = faiss.IndexIVFFlat(coarse, dimension, n_lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.spherical = True
+    # FAISS would print warnings below 39 rows a list; few rows only make the lists less even.
+    index.cp.min_points_per_centroid = 1
+    index.train(rows)
+    index.set_direct_map_type(faiss.DirectMap.Array)
+    return index
+
+
+def _create_hnsw(rows: Float32Array, options: _FaissOptions) -> Any:
+    faiss = _faiss()
+    return faiss.IndexHNSWFlat(rows.shape[1], options.links, faiss.METRIC_INNER_PRODUCT)
+
+
+def _flat_parameters(index: Any, options: _FaissOptions, k: int) -> None:
+    return None
+
+
+def _ivf_parameters(index: Any, options: _FaissOptions, k: int) -> Any:
+    return _faiss().SearchParametersIVF(nprobe=options.n_probes or max(1, index.nlist // 8))
+
+
+def _hnsw_parameters(index: Any, options: _FaissOptions, k: int) -> Any:
+    return _faiss().SearchParametersHNSW(efSearch=max(options.effort, k))
+
+
+_FAISS_KINDS = {
+    "flat": _FaissKind(_create_flat, _flat_parameters),
+    "ivf": _FaissKind(_create_ivf, _ivf_parameters),
+    "hnsw": _FaissKind(_create_hnsw, _hnsw_parameters),
+}
+
+
+def _make_brute(device: "KernelDevice | None", options: dict[str, int | None]) -> NeighbourSearch:
+    if device is None:
+        raise ConfigError("search 'brute' runs on a device: pass one from kernels.open_device")
+    return BruteForceSearch(device)
+
+
+def _make_faiss(kind: str) -> Callable[..., NeighbourSearch]:
+    return lambda device, options: FaissSearch(kind, **options)
+
+
+_BACK_ENDS: dict[str, Callable[..., NeighbourSearch]] = {
+    "brute": _make_brute,
+    **{kind: _make_faiss(kind) for kind in _FAISS_KINDS},
+}
+
+
+def _rows(name: str, values: ArrayLike, dimension: int) -> Float32Array:
+    """The values as float32 rows of the given dimension (0: any), checked."""
+    rows = np.ascontiguousarray(values, np.float32)
+    if rows.ndim != 2 or (dimension and rows.shape[1] != dimension) or 0 in rows.shape:
+        raise ConfigError(f"{name} of shape {rows.shape}: give (rows, {dimension or 'd'})")
+    if not np.isfinite(rows).all():
+        raise ConfigError(f"{name} hold NaN or infinity: check where they come from")
+    return rows
+
+
+def _check_k(k: int, count: int) -> None:
+    if not 1 <= k <= count:
+        raise ConfigError(f"k = {k} neighbours of {count} splats: use 1 to {count}")
