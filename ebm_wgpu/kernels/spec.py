@@ -115,6 +115,8 @@ class Gradient:
         tolerance: relative to the largest entry of the gradient (atol) and to the entry (rtol).
         tangent: name of an input on the sphere: differences are taken along tangent directions.
         step: size of the central difference in float64.
+        cases: names of the cases to take, where some have no derivative or are not of order one;
+            none named means all.
     """
 
     wrt: tuple[str, ...]
@@ -123,6 +125,7 @@ class Gradient:
     tolerance: Tolerance
     tangent: tuple[str, ...] = ()
     step: float = 1e-5
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,18 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.kernels._cases import ELEMENTWISE, normal
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Work
+from ebm_wgpu.kernels._cases import ELEMENTWISE, EPS32, normal
+from ebm_wgpu.kernels.spec import (
+    Array,
+    Arrays,
+    Binding,
+    Case,
+    Dims,
+    Gradient,
+    Kernel,
+    Tolerance,
+    Work,
+)
 
 
 @njit(parallel=True, cache=True)
@@ -59,6 +69,19 @@ KERNEL = Kernel(
         Case("tiny values", {"B": 3, "D": 65}, _scaled(1e-30), ELEMENTWISE),
         Case("huge values", {"B": 3, "D": 65}, _scaled(1e30), ELEMENTWISE),
         Case("zero row", {"B": 3, "D": 16}, _with_zero_row, ELEMENTWISE),
+    ),
+    gradient=Gradient(
+        wrt=("x",),
+        vjp=lambda run, inputs, params, cotangents: {
+            "x": run("sphere_normalize_backward", x=inputs["x"], grad_out=cotangents["out"])[
+                "grad_x"
+            ]
+        },
+        outputs=("out",),
+        tolerance=Tolerance(
+            8 * EPS32, 32 * EPS32, "float32 sums of rows; differences good to 1e-9"
+        ),
+        cases=("odd", "d8"),
     ),
     work=lambda dims: Work(4.0 * dims["B"] * dims["D"], 8.0 * dims["B"] * dims["D"]),
     speed_case={"B": 65536, "D": 640},

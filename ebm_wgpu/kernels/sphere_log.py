@@ -1,0 +1,98 @@
+"""out = log_x(y) = theta/sin(theta) (y - cos(theta) x) by rows: the tangent at x that leads to y.
+
+theta is the angle between the unit vectors x and y, in radians, and the length of the result. y = x
+gives zero. So does y = -x exactly, where every direction is as good as another: callers that can
+meet an antipode test `sphere_distance` for pi.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from ebm_wgpu.kernels._cases import tangent_rows, unit_rows
+from ebm_wgpu.kernels._math import atan2_accurate
+from ebm_wgpu.kernels._sphere import chord_squares, dot, sphere_tolerance
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Work
+
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def mirror(x: Array, y: Array, out: Array) -> None:
+    """Numba mirror."""
+    for row in range(x.shape[0]):
+        minus, plus = chord_squares(x[row], y[row])
+        theta = _TWO * atan2_accurate(np.sqrt(minus), np.sqrt(plus))
+        # P_x(y - x) and P_x(y + x) are both P_x y; the shorter one keeps its digits.
+        sign = -_ONE if minus <= plus else _ONE
+        for i in range(x.shape[1]):
+            out[row, i] = y[row, i] + sign * x[row, i]
+        radial = dot(out[row], x[row])
+        for i in range(x.shape[1]):
+            out[row, i] -= radial * x[row, i]
+        sine = np.sqrt(dot(out[row], out[row]))
+        scale = theta / sine if sine > 0 else _ZERO
+        for i in range(x.shape[1]):
+            out[row, i] *= scale
+
+
+def reference(x: Array, y: Array) -> Arrays:
+    """Float64 reference."""
+    minus = np.linalg.norm(x - y, axis=1, keepdims=True)
+    plus = np.linalg.norm(x + y, axis=1, keepdims=True)
+    short = np.where(minus <= plus, y - x, y + x)
+    tangent = short - np.sum(short * x, axis=1, keepdims=True) * x
+    sine = np.linalg.norm(tangent, axis=1, keepdims=True)
+    theta = 2 * np.arctan2(minus, plus)
+    return {"out": tangent * np.divide(theta, sine, out=np.zeros_like(sine), where=sine > 0)}
+
+
+def _random(rng: np.random.Generator, dims: Dims) -> Arrays:
+    return {
+        "x": unit_rows(rng, dims["B"], dims["D"]),
+        "y": unit_rows(rng, dims["B"], dims["D"]),
+    }
+
+
+def _same_and_opposite(rng: np.random.Generator, dims: Dims) -> Arrays:
+    x = unit_rows(rng, dims["B"], dims["D"])
+    return {"x": x, "y": x * np.where(np.arange(dims["B"]) % 2, -1, 1)[:, None].astype(np.float32)}
+
+
+def _at_angle(name: str, rows: int, d: int, angle: float) -> Case:
+    def inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
+        x = unit_rows(rng, dims["B"], dims["D"])
+        across = tangent_rows(rng, x)
+        y = math.cos(angle) * x.astype(np.float64) + math.sin(angle) * across
+        return {"x": x, "y": y.astype(np.float32)}
+
+    return Case(name, {"B": rows, "D": d}, inputs, sphere_tolerance(d, angle))
+
+
+KERNEL = Kernel(
+    stem="sphere_log",
+    bindings=(
+        Binding("x", "f32", ("B", "D")),
+        Binding("y", "f32", ("B", "D")),
+        Binding("out", "f32", ("B", "D"), "out"),
+    ),
+    workgroups=lambda dims, params: dims["B"],
+    mirror=mirror,
+    reference=reference,
+    subgroup=True,
+    cases=(
+        Case("odd", {"B": 7, "D": 641}, _random, sphere_tolerance(641, math.pi / 2)),
+        Case("d8", {"B": 33, "D": 8}, _random, sphere_tolerance(8, math.pi)),
+        Case(
+            "same and opposite", {"B": 4, "D": 20}, _same_and_opposite, sphere_tolerance(20, 1e-7)
+        ),
+        _at_angle("close", 3, 65, 1e-3),
+        _at_angle("almost opposite", 3, 130, math.pi - 1e-3),
+        _at_angle("quarter turn, one row", 1, 9, math.pi / 2),
+    ),
+    work=lambda dims: Work(15.0 * dims["B"] * dims["D"], 12.0 * dims["B"] * dims["D"]),
+    speed_case={"B": 65536, "D": 640},
+)
