@@ -16,9 +16,13 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 # The demo runs without any adapter (the mirrors do the work); the tests do not.
+demo: RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: $(INSTALLED)
 	.ci/ensure-adapter $(BIN)/python 0
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m ebm_wgpu.cli._demo
+	$(BIN)/ebm train --config nano --dataset wikitext-2 --run $(RUN) train.max_minutes=3
+	$(BIN)/ebm verify-kernels
+	$(BIN)/ebm sample --checkpoint $(RUN) --prompt "The history of the city" --max-tokens 80
+	$(BIN)/ebm splats list $(RUN) --limit 10
 
 test: $(INSTALLED) adapter lint types
 	$(BIN)/python -m pytest

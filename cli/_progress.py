@@ -22,7 +22,7 @@ _PLAIN_LINE_SECONDS = 10.0
 
 
 class TrainingDisplay(TrainerCallback):
-    """Shows progress, losses, speed and validation perplexity; a context manager around training."""
+    """Shows progress, losses, speed and validation perplexity while it is entered."""
 
     def __init__(self, console: Console) -> None:
         """Show on `console`."""
@@ -99,7 +99,9 @@ class TrainingDisplay(TrainerCallback):
     def on_checkpoint(self, step: int, path: Path, best: bool) -> None:
         """Print where a best checkpoint went."""
         if best:
-            self._console.print(f"step {step:,}: best so far, {path}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"step {step:,}: best so far, {path}", highlight=False, soft_wrap=True
+            )
 
     def on_end(self, result: TrainResult) -> None:
         """Print perplexity before and after."""

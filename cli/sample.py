@@ -28,7 +28,9 @@ from . import _options
     type=click.Choice(["mean", "exact", "langevin"]),
     help="Latent to decode: closed-form mean, exact draw, or Langevin state. [as configured]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same text.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="The same seed, the same text."
+)
 @click.option("--stream/--no-stream", default=True, help="Print while writing. [--stream]")
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the text here as well."
@@ -53,14 +55,14 @@ def command(
     from ebm_wgpu.generation import SamplingSettings, generate_text
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.text.folders import read_text
-    from ebm_wgpu.training.loading import load_trained, newest_run
+    from ebm_wgpu.training.loading import load_run
 
-    from .train import RUNS
+    from ._runs import newest_run
 
     if (prompt is None) == (prompt_file is None):
         raise ConfigError("give the text to go on from: --prompt TEXT or --prompt-file FILE")
     text = read_text(prompt_file) if prompt_file is not None else prompt or ""
-    trained = load_trained(checkpoint or newest_run(RUNS), open_device(device))
+    trained = load_run(checkpoint or newest_run(), open_device(device))
     settings = SamplingSettings(
         max_tokens=max_tokens,
         temperature=temperature,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-RUNS = Path("runs")
 INTERRUPTED = 130
 
 
@@ -44,17 +43,19 @@ def command(
     from ebm_wgpu.config import apply_overrides, load_config
     from ebm_wgpu.errors import ConfigError
     from ebm_wgpu.kernels import open_device
-    from ebm_wgpu.training.loading import newest_run
     from ebm_wgpu.training.run_folder import RunFolder
     from ebm_wgpu.training.trainer import Trainer
 
     from ._progress import TrainingDisplay
+    from ._runs import RUNS, newest_run
 
     changes = [*_as_overrides(dataset=dataset, model=model, device=device), *overrides]
     if resume:
         if config_name is not None:
-            raise ConfigError("--resume goes on with the run's own configuration: leave out --config")
-        run_folder = run_folder or newest_run(RUNS)
+            raise ConfigError(
+                "--resume goes on with the run's own configuration: leave out --config"
+            )
+        run_folder = run_folder or newest_run()
         config = apply_overrides(RunFolder(run_folder).read_config(), changes)
     else:
         name = config_name or "small"

@@ -255,7 +255,7 @@ def verify_gradient(stem: str, devices: list[KernelDevice]) -> Iterator[Verdict]
                     )
                     miss = abs(actual - expected)
                     excess = 0.0 if miss == 0 else miss / allowed if allowed else np.inf
-                    excess = excess if np.isfinite(actual) else np.inf
+                    excess = excess if np.isfinite(miss) else np.inf
                     worst_error = max(worst_error, miss)
                     worst_excess = max(worst_excess, excess)
                     if excess > 1.0 and not detail:

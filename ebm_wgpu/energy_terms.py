@@ -1,0 +1,154 @@
+"""Energy terms that have no normaliser: spread and coverage (geometry), and composition.
+
+Each gives values that add up to the term's energy and the Riemannian gradient of that sum, in
+float64 on the host, from the positions and the splats nearest to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.sphere import proju
+from ebm_wgpu.splats import SplatStore
+
+Float64Array = NDArray[np.float64]
+
+CLOSEST = 1e-6
+"""Least 1 - x_i.x_j told apart: closer pairs count as this close and do not repel further."""
+
+
+@dataclass(frozen=True)
+class GeometryTerm:
+    """-lambda_spread mean_{i<j} log(1 - x_i.x_j) + lambda_cover sum_i max(0, rho_min - rho(x_i)).
+
+    The first part drives the rows of a batch apart; half of each pair's share counts for either
+    row, so that the values of all rows add up to it. One row alone has none. The second draws a row
+    to the splats where their density is low: rho(x) = mean of exp(sharpness (mu_k.x - 1)) over the
+    K splats nearest to x, 1 at a place where all K of them meet.
+
+    Attributes:
+        weight: lambda_geom, of the whole term.
+        lambda_spread, lambda_cover: of its parts.
+        rho_min: density below which a row pays.
+        n_neighbours: K, 1 to 128.
+        sharpness: of the kernel, natural units; the default is the published 1/tau.
+    """
+
+    weight: float
+    lambda_spread: float = 1.0
+    lambda_cover: float = 1.0
+    rho_min: float = 0.1
+    n_neighbours: int = 8
+    sharpness: float = 10.0
+    name: ClassVar[str] = "the geometric term"
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a negative weight."""
+        for field in ("weight", "lambda_spread", "lambda_cover", "rho_min", "sharpness"):
+            if not 0 <= getattr(self, field) < np.inf:
+                raise ConfigError(f"{field} = {getattr(self, field)} of {self.name}: use 0 or more")
+
+    def value_and_gradient(
+        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+    ) -> tuple[Float64Array, Float64Array]:
+        """The term's share of each row, (B,), and the Riemannian gradient of their sum, (B, d).
+
+        x: (B, d) unit rows. near: (B, K) indices of the splats nearest to each.
+        """
+        points = np.asarray(x, np.float64)
+        spread, spread_slope = self._spread(points)
+        cover, cover_slope = self._cover(points, store, near)
+        value = self.lambda_spread * spread + self.lambda_cover * cover
+        slope = self.lambda_spread * spread_slope + self.lambda_cover * cover_slope
+        gradient = self.weight * proju(points, slope)
+        return self.weight * value, gradient.astype(np.float64)
+
+    def density(
+        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+    ) -> tuple[Float64Array, Float64Array]:
+        """rho(x), (B,), and its Euclidean gradient, (B, d); arguments as `value_and_gradient`."""
+        mu = store.mu[near].astype(np.float64)
+        cosine = np.einsum("bkd,bd->bk", mu, np.asarray(x, np.float64))
+        kernel = np.exp(self.sharpness * (cosine - 1)) / near.shape[1]
+        return kernel.sum(axis=1), self.sharpness * np.einsum("bk,bkd->bd", kernel, mu)
+
+    def _spread(self, x: Float64Array) -> tuple[Float64Array, Float64Array]:
+        rows = len(x)
+        if rows < 2:
+            return np.zeros(rows), np.zeros_like(x)
+        # 1 - x_i.x_j = |x_i - x_j|^2 / 2 keeps its digits between neighbours.
+        gap = np.stack([np.sum((x - row) ** 2, axis=1) / 2 for row in x])
+        np.fill_diagonal(gap, 1)
+        pairs = rows * (rows - 1) / 2
+        value = -np.log(np.maximum(gap, CLOSEST)).sum(axis=1) / (2 * pairs)
+        force = np.where(gap > CLOSEST, 1 / np.maximum(gap, CLOSEST), 0)
+        np.fill_diagonal(force, 0)
+        return value, force @ x / pairs
+
+    def _cover(
+        self, x: Float64Array, store: SplatStore, near: NDArray[np.integer]
+    ) -> tuple[Float64Array, Float64Array]:
+        rho, slope = self.density(x, store, near)
+        lacking = np.maximum(self.rho_min - rho, 0)
+        return lacking, np.where(lacking > 0, -1.0, 0.0)[:, None] * slope
+
+
+@dataclass(frozen=True)
+class CompositionTerm:
+    """E_comp = sum over pairs i < j of the K nearest splats of lambda_ij sigmoid(W.[u, v, uv] + b).
+
+    u = x.mu_i and v = x.mu_j, with i < j in the order of the store. The pairs share lambda_comp in
+    proportion to the splats' weights: lambda_ij = alpha_i alpha_j / sum over pairs of the same.
+
+    Attributes:
+        weight: lambda_comp, of the whole term.
+        coefficients: W, of u, v and uv. The default rewards being near both splats of a pair.
+        bias: b.
+        n_neighbours: K, 2 to 128.
+    """
+
+    weight: float
+    coefficients: tuple[float, float, float] = (0.0, 0.0, -4.0)
+    bias: float = 0.0
+    n_neighbours: int = 8
+    name: ClassVar[str] = "the compositional term"
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a negative weight or fewer than two neighbours."""
+        if not 0 <= self.weight < np.inf:
+            raise ConfigError(f"weight = {self.weight} of {self.name}: use 0 or more")
+        if self.n_neighbours < 2:
+            raise ConfigError(
+                f"n_neighbours = {self.n_neighbours} of {self.name}: a pair takes at least 2"
+            )
+
+    def value_and_gradient(
+        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+    ) -> tuple[Float64Array, Float64Array]:
+        """The term at each row, (B,), and its Riemannian gradient, (B, d).
+
+        x: (B, d) unit rows. near: (B, K) indices of the splats nearest to each.
+        """
+        points = np.asarray(x, np.float64)
+        near = np.sort(near, axis=1)
+        mu = store.mu[near].astype(np.float64)
+        alpha = store.alpha[near].astype(np.float64)
+        first, second = np.triu_indices(near.shape[1], 1)
+        share = alpha[:, first] * alpha[:, second]
+        share *= self.weight / share.sum(axis=1, keepdims=True)
+        cosine = np.einsum("bkd,bd->bk", mu, points)
+        u, v = cosine[:, first], cosine[:, second]
+        of_u, of_v, of_both = self.coefficients
+        argument = of_u * u + of_v * v + of_both * u * v + self.bias
+        gate = 0.5 * (1 + np.tanh(argument / 2))
+        slope = share * gate * (1 - gate)
+        pull = np.zeros_like(cosine)
+        np.add.at(pull.T, first, (slope * (of_u + of_both * v)).T)
+        np.add.at(pull.T, second, (slope * (of_v + of_both * u)).T)
+        gradient = proju(points, np.einsum("bk,bkd->bd", pull, mu))
+        return np.sum(share * gate, axis=1), gradient.astype(np.float64)
