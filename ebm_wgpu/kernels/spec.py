@@ -8,6 +8,8 @@ or derived. In WGSL every dimension and parameter is a field of `params`, a bind
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -205,7 +207,10 @@ class Kernel:
 
 def call_by_name(function: Callable[..., Any], available: Mapping[str, Any]) -> Any:
     """Call `function` with those of the available values that its signature names."""
-    import inspect
+    return function(**{n: available[n] for n in _parameter_names(function) if n in available})
 
-    wanted = inspect.signature(function).parameters
-    return function(**{name: available[name] for name in wanted if name in available})
+
+@functools.cache
+def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    # Inspecting takes longer than a small kernel.
+    return tuple(inspect.signature(function).parameters)

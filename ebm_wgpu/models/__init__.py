@@ -1,0 +1,1 @@
+"""Language models: context encoders, decoders, and the splat language model built of them."""

@@ -1,0 +1,317 @@
+"""The splat language model: tokens from the energy of a latent on the sphere.
+
+A hierarchical context c of the tokens so far tilts the splats by h(c). The tilted mixture has a
+closed form: component posterior p(k|c), mean latent E[x|c], log Z(c). The next token is read off it
+twice, by the splats' own token ids and by a decoder of [x; c], mixed by a gate:
+
+    p(w|c) = (1 - g(c)) p_decoder(w | x, c) + g(c) sum over {k: sid_k = w} of p(k|c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from ebm_wgpu.config import EnergyConfig, ModelConfig, SamplerConfig
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.kernels import KernelDevice
+from ebm_wgpu.models import ops
+from ebm_wgpu.models.context import Context, HierarchicalContext
+from ebm_wgpu.models.decoder import ExpertDecoder
+from ebm_wgpu.models.mixture_ops import (
+    Readout,
+    mixture_energy,
+    mixture_log_weights,
+    mixture_posterior,
+    mixture_readout,
+    target_log_softmax,
+)
+from ebm_wgpu.models.splat_mixture import SplatMixture
+from ebm_wgpu.splats import initialization
+
+Latent = Literal["mean", "exact", "langevin"]
+_FIRST_GATE = -2.0
+_DEFAULT_SAMPLER = SamplerConfig()
+
+
+class _Scored(NamedTuple):
+    """Scores of targets: log_p (P,), and what the losses want to know besides."""
+
+    log_p: Tensor
+    context: Context
+    readout: Readout
+    balance: Tensor
+    gate: Tensor
+
+
+class SplatLM(SplatMixture):
+    """Language model of splats, context, gate and decoder.
+
+    Attributes:
+        token_directions: (V, d); rows are normalised where they are used.
+        bias: (V,) of the decoder's logits, log unigram frequencies at first.
+        context: from token directions to (c, h).
+        decoder: from [x; c] to logits.
+        gate: (d + 1,) weights of the gate over c, the last one constant.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        energy_config: EnergyConfig,
+        vocab_size: int,
+        device: KernelDevice,
+        sampler_config: SamplerConfig = _DEFAULT_SAMPLER,
+    ) -> None:
+        """A model with random directions and parameters; `initialize` fits it to a corpus.
+
+        Args:
+            model_config: shape and first values.
+            energy_config: form and temperature of the energy, terms beside the splats.
+            vocab_size: number of token ids.
+            device: runs the kernels; parameters stay in main memory.
+            sampler_config: how latents are drawn with latent="langevin".
+        """
+        super().__init__(model_config, energy_config, vocab_size)
+        self._config, self._energy_config = model_config, energy_config
+        self._sampler_config, self.device = sampler_config, device
+        self._sampling: tuple[tuple[int, ...], Any] | None = None
+        self.token_directions = nn.Parameter(torch.empty(vocab_size, model_config.dim))
+        self.token_directions.no_decay = True  # type: ignore[attr-defined]
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.context = HierarchicalContext(model_config, device)
+        self.decoder = ExpertDecoder(model_config, device)
+        self.gate = nn.Parameter(torch.empty(model_config.dim + 1))
+        directions = initialization.uniform_directions(vocab_size, model_config.dim)
+        self._start(directions, np.ones(vocab_size, np.int64), 0)
+
+    def initialize(
+        self,
+        corpus_ids: ArrayLike,
+        token_counts: ArrayLike,
+        seed: int,
+        vocabulary: Sequence[str] | None = None,
+    ) -> None:
+        """First values from a corpus: directions by `model.splat_init`, splats, unigram bias.
+
+        Args:
+            corpus_ids: (n,) token ids of the training text, for splat_init=spectral.
+            token_counts: (V,) uses of each token.
+            seed: of everything random.
+            vocabulary: text of each token, for word vectors.
+
+        Raises:
+            ConfigError: splat_init=embedding with an embedding that does not fit.
+            DataError: ids out of range, or an embedding that cannot be read.
+        """
+        self._start(self._first_directions(corpus_ids, seed, vocabulary), token_counts, seed)
+
+    def _first_directions(
+        self, corpus_ids: ArrayLike, seed: int, vocabulary: Sequence[str] | None
+    ) -> Any:
+        config, size = self._config, self.vocab_size
+        if config.splat_init == "spectral":
+            return initialization.spectral_directions(corpus_ids, size, config.dim, seed=seed)
+        if config.splat_init == "uniform":
+            return initialization.uniform_directions(size, config.dim, seed)
+        path = str(config.embedding_path)
+        if Path(path).is_file():
+            if vocabulary is None:
+                raise ConfigError(
+                    f"model.embedding_path={path} holds word vectors, which need the text of each "
+                    "token: use a transformers folder or model.splat_init=spectral"
+                )
+            matrix, known = initialization.load_word_vectors(path, vocabulary)
+            return initialization.from_embedding(matrix, config.dim, known=known, seed=seed)
+        matrix = initialization.load_transformers_embedding(path)
+        if len(matrix) < size:
+            raise ConfigError(
+                f"model.embedding_path={path} has {len(matrix)} rows for {size} token ids: use the "
+                "embedding of the tokenizer, such as gpt2 with data.tokenizer=gpt2"
+            )
+        return initialization.from_embedding(matrix[:size], config.dim, seed=seed)
+
+    @torch.no_grad()
+    def _start(self, directions: Any, token_counts: ArrayLike, seed: int) -> None:
+        config = self._config
+        generator = torch.Generator().manual_seed(seed)
+        self.context.reset(generator)
+        self.decoder.reset(generator)
+        self.gate.zero_()
+        self.gate[-1] = _FIRST_GATE
+        self.token_directions.copy_(torch.from_numpy(directions))
+        counts = torch.as_tensor(np.asarray(token_counts), dtype=torch.float64)
+        self.bias.copy_(torch.log((counts + 1) / (counts.sum() + len(counts))))
+        store = initialization.build_store(
+            directions,
+            token_counts,
+            config.n_splats,
+            config.kappa_init,
+            kappa_range=(config.kappa_min, config.kappa_max),
+            seed=seed,
+        )
+        if self._energy_config.form == "published":
+            # There alpha is the depth of a well as well as its weight: the original's is 1.
+            store.alpha[:] = 1
+        self.load_store(store)
+
+    def n_parameters(self) -> int:
+        """Number of values that learn."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """a b on the device, differentiable."""
+        return ops.matmul(self.device, a, b)
+
+    def directions(self) -> Tensor:
+        """Unit directions of all tokens, (V, d)."""
+        return ops.normalize(self.device, self.token_directions)
+
+    def token_latents(self, tokens: Tensor) -> Tensor:
+        """Unit direction e_w of each token, (..., d)."""
+        return ops.normalize(self.device, self.token_directions[tokens])
+
+    def features(self, tokens: Tensor) -> Context:
+        """Context and tilt after each of the tokens (B, T): c and h, (B, T, d)."""
+        return self._context(F.embedding(tokens, self.directions()))
+
+    def _context(self, x: Tensor) -> Context:
+        context = self.context(x)
+        return Context(context.c, context.h / self._energy_config.temperature)
+
+    def losses(self, tokens: Tensor, latent: Latent = "mean", seed: int = 0) -> dict[str, Tensor]:
+        """What training minimises and watches, each averaged over the B T positions.
+
+        token: -log p(w|c), nats. latent: -log p(e_w|c)/(d-1), nats a degree of freedom, with e_w
+        held fixed. balance: of the experts, 1 where even. gate: mean of g. energy: mean of
+        E(e_w|c), nats.
+
+        Args:
+            tokens: (B, T+1) int64; inputs [:, :-1], targets [:, 1:].
+            latent: what the decoder reads: the mean, an exact draw or a Langevin state. No gradient
+                flows through draws.
+            seed: of draws.
+        """
+        inputs, targets = tokens[:, :-1], tokens[:, 1:].reshape(-1)
+        table = self.directions()
+        scored = self._score(inputs, targets, table, latent, seed)
+        kinds, which = torch.unique(targets, return_inverse=True)
+        latents = table.detach()[kinds]
+        energy = mixture_energy(self.device, latents, self.splats())[which]
+        energy = energy - (scored.context.h * latents[which]).sum(1)
+        return {
+            "token": -scored.log_p.mean(),
+            "latent": (energy + scored.readout.log_z).mean() / (self._dim - 1),
+            "balance": scored.balance,
+            "gate": scored.gate.mean(),
+            "energy": energy.mean(),
+        }
+
+    @torch.no_grad()
+    def token_log_probs(
+        self, tokens: Tensor, targets: Tensor, latent: Latent = "mean", seed: int = 0
+    ) -> Tensor:
+        """log p(target | tokens up to its position) in nats, (B, T), for tokens and targets (B, T).
+
+        Probabilities over all tokens are never held for all positions at once.
+        """
+        scored = self._score(tokens, targets.reshape(-1), self.directions(), latent, seed)
+        return scored.log_p.reshape(targets.shape)
+
+    def _score(
+        self, tokens: Tensor, targets: Tensor, table: Tensor, latent: Latent, seed: int
+    ) -> _Scored:
+        full = self._context(F.embedding(tokens, table))
+        context = Context(full.c.flatten(0, 1), full.h.flatten(0, 1))
+        readout = mixture_readout(self.device, context.h, self.splats(), *self.groups(targets))
+        x = self._latent(context.h, readout.mean, latent, seed)
+        decoded = self.decoder(x, context.c)
+        log_decoder = target_log_softmax(self.device, decoded.y, table, self.bias, targets)
+        open_gate = self._gate(context.c)
+        log_p = torch.logaddexp(
+            F.logsigmoid(-open_gate) + log_decoder, F.logsigmoid(open_gate) + readout.log_mass
+        )
+        return _Scored(log_p, context, readout, decoded.balance, torch.sigmoid(open_gate))
+
+    def _gate(self, c: Tensor) -> Tensor:
+        return c @ self.gate[:-1] + self.gate[-1]
+
+    @torch.no_grad()
+    def next_token_log_probs(
+        self, tokens: Tensor, latent: Latent = "mean", seed: int = 0
+    ) -> Tensor:
+        """log p(w | tokens) of every token w to come, (B, V) nats, for tokens (B, T)."""
+        table = self.directions()
+        full = self._context(F.embedding(tokens, table))
+        c, h = full.c[:, -1], full.h[:, -1].contiguous()
+        splats, square = self.splats(), h.square().sum(1)
+        log_weights = mixture_log_weights(self.device, self.product(h, self.mu.T), splats, square)
+        posterior, _ = mixture_posterior(self.device, log_weights)
+        p_splat = torch.zeros(len(h), self.vocab_size).index_add_(1, self.sid, posterior)
+        nothing = torch.zeros(len(h), dtype=torch.int64)
+        mean = mixture_readout(self.device, h, splats, nothing, nothing).mean
+        y = self.decoder(self._latent(h, mean, latent, seed), c).y
+        log_decoder = F.log_softmax(self.product(y, table.T) + self.bias, 1)
+        open_gate = self._gate(c)[:, None]
+        return torch.logaddexp(
+            F.logsigmoid(-open_gate) + log_decoder, F.logsigmoid(open_gate) + p_splat.log()
+        )
+
+    def _latent(self, h: Tensor, mean: Tensor, latent: Latent, seed: int) -> Tensor:
+        """What the decoder reads, (P, d)."""
+        if latent == "mean":
+            return mean
+        from ebm_wgpu import sampling
+
+        energy, sampler = self._sampler(), self._sampler_config
+        # The energy divides tilts by its temperature; these are divided already.
+        tilt = (h.detach() * self._energy_config.temperature).numpy()
+        if latent == "exact":
+            x = sampling.sample_exact(energy, len(h), tilt, seed=seed).x
+        elif sampler.integrator == "published":
+            x = sampling.sample_langevin(
+                energy,
+                len(h),
+                tilt,
+                integrator="published",
+                n_steps=sampler.published_steps,
+                dt=sampler.published_dt,
+                gamma=sampler.published_gamma,
+                temperature=sampler.published_temperature,
+                seed=seed,
+            ).x
+        else:
+            x = sampling.sample_langevin(
+                energy,
+                len(h),
+                tilt,
+                n_steps=sampler.n_steps,
+                dt_omega=sampler.dt_omega,
+                gamma_omega=sampler.gamma_omega,
+                list_size=sampler.list_size,
+                list_eps=sampler.list_eps,
+                seed=seed,
+            ).x
+        return torch.from_numpy(x)
+
+    def _sampler(self) -> Any:
+        """The energy of the splats as they are, made anew when they have changed."""
+        state = (self.mu._version, self.log_alpha._version, self.kappa_logit._version, len(self.mu))
+        if self._sampling is None or self._sampling[0] != state:
+            from ebm_wgpu.energy import Energy
+
+            energy = Energy.from_config(self.to_store(), self.device, self._energy_config)
+            self._sampling = (state, energy)
+        return self._sampling[1]
+
+    def load_store(self, store: Any) -> None:
+        """Take over the splats of a store; see `SplatMixture.load_store`."""
+        self._sampling = None
+        super().load_store(store)

@@ -1,0 +1,1 @@
+"""Training: objectives, optimisers, the trainer, and the run folder it writes."""

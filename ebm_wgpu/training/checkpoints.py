@@ -1,0 +1,241 @@
+"""Checkpoints: a folder of files with a manifest of their SHA-256, written whole or not at all.
+
+    splats.h5              the splats (`ebm_wgpu.splats.hdf5`)
+    weights.safetensors    every tensor of the model that splats.h5 does not hold exactly
+    trainer.pt             optimiser, schedule, random states, data position, best values
+    manifest.json          format, version, step, versions of libraries, and of each file size and
+                           SHA-256; and a SHA-256 of all that
+
+Nothing in a checkpoint is looked at before all of it has been verified.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+import ebm_wgpu
+from ebm_wgpu.errors import CheckpointError, StoreError
+from ebm_wgpu.splats.store import SplatStore
+from ebm_wgpu.training.files import (
+    TEMPORARY_PREFIX,
+    file_digest,
+    json_digest,
+    remove_folder,
+    sync_file,
+    sync_folder,
+    write_atomically,
+)
+
+FORMAT = "ebm-wgpu-checkpoint"
+VERSION = 1
+SPLATS_FILE = "splats.h5"
+WEIGHTS_FILE = "weights.safetensors"
+TRAINER_FILE = "trainer.pt"
+MANIFEST_FILE = "manifest.json"
+_FILES = (SPLATS_FILE, WEIGHTS_FILE, TRAINER_FILE)
+_REMEDY = "delete this checkpoint and use another, or restore it from a copy"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint.
+
+    Attributes:
+        path: its folder.
+        step: optimiser steps behind it.
+        store: its splats.
+        weights: its other tensors by name.
+    """
+
+    path: Path
+    step: int
+    store: SplatStore
+    weights: Mapping[str, torch.Tensor]
+
+    def trainer_state(self) -> dict[str, Any]:
+        """What the trainer had besides the model.
+
+        Raises:
+            CheckpointError: the file is not what a trainer writes.
+        """
+        path = self.path / TRAINER_FILE
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        # torch.load reports a bad file in many ways; all mean the same here.
+        except Exception as error:
+            raise CheckpointError(f"{path} cannot be read ({_line(error)}): {_REMEDY}") from error
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path} holds no trainer state: {_REMEDY}")
+        return state
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder name of the checkpoint of `step`; names sort as steps do."""
+    return f"{step:08d}"
+
+
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    store: SplatStore,
+    weights: Mapping[str, torch.Tensor],
+    trainer_state: Mapping[str, Any],
+) -> Path:
+    """Write a checkpoint to `folder`/<step>, replacing one of the same step; returns its path.
+
+    It is written under a temporary name, synced and renamed, so that <step> is whole or absent.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder cannot be written.
+        StoreError: the splats are invalid.
+    """
+    path = folder / checkpoint_name(step)
+    temporary = folder / f"{TEMPORARY_PREFIX}{path.name}"
+    try:
+        if temporary.exists():
+            remove_folder(temporary)
+        temporary.mkdir(parents=True)
+        store.save(temporary / SPLATS_FILE)
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in weights.items()},
+            temporary / WEIGHTS_FILE,
+        )
+        torch.save(dict(trainer_state), temporary / TRAINER_FILE)
+        for name in _FILES:
+            sync_file(temporary / name)
+        _write_manifest(temporary, step)
+        if path.exists():
+            remove_folder(path)
+        temporary.replace(path)
+        sync_folder(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({_line(error)}): make room or choose another run folder"
+        ) from error
+    return path
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Verify the checkpoint at `path`, every byte of it, and read its model.
+
+    Raises:
+        CheckpointError: a file is missing, altered by as much as a bit, or of another version.
+    """
+    step = verify_checkpoint(path)
+    try:
+        store = SplatStore.load(path / SPLATS_FILE)
+        weights = load_file(path / WEIGHTS_FILE)
+    except StoreError as error:
+        raise CheckpointError(f"{error}: {_REMEDY}") from error
+    # safetensors has an error class of its own, and the file passed its digest: name the cause.
+    except Exception as error:
+        raise CheckpointError(
+            f"{path / WEIGHTS_FILE} cannot be read ({_line(error)}): {_REMEDY}"
+        ) from error
+    return Checkpoint(path, step, store, weights)
+
+
+def verify_checkpoint(path: Path) -> int:
+    """Compare every file of the checkpoint at `path` with its manifest; returns the step.
+
+    Raises:
+        CheckpointError: naming the first file that is missing or altered.
+    """
+    manifest = _read_manifest(path)
+    for name in _FILES:
+        file = path / name
+        recorded = manifest["files"][name]
+        try:
+            size = file.stat().st_size
+            digest = file_digest(file)
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read ({_line(error)}): {_REMEDY}") from error
+        if size != recorded["bytes"]:
+            raise CheckpointError(
+                f"{file} has {size} bytes, its manifest says {recorded['bytes']}: {_REMEDY}"
+            )
+        if digest != recorded["sha256"]:
+            raise CheckpointError(f"{file} differs from its SHA-256: it was altered; {_REMEDY}")
+    return int(manifest["step"])
+
+
+def check_shapes(
+    path: Path, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> None:
+    """Compare the tensors of a checkpoint with those of the model that is to take them.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, unknown, or of another shape or
+            type, and both shapes.
+    """
+    remedy = "the run's config.json is not the one it was trained with: restore it"
+    for name, tensor in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{path} lacks tensor {name} {tuple(tensor.shape)}: {remedy}")
+        given = found[name]
+        if given.shape != tensor.shape or given.dtype != tensor.dtype:
+            raise CheckpointError(
+                f"{path}: tensor {name} is {_shape(given)} and the model's is {_shape(tensor)}: "
+                f"{remedy}"
+            )
+    if unknown := found.keys() - expected.keys():
+        raise CheckpointError(f"{path} has tensor {min(unknown)}, the model has not: {remedy}")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": step,
+        "libraries": {
+            "ebm_wgpu": ebm_wgpu.__version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        "files": {
+            name: {
+                "bytes": (folder / name).stat().st_size,
+                "sha256": file_digest(folder / name),
+            }
+            for name in _FILES
+        },
+    }
+    document = {**content, "sha256": json_digest(content)}
+    write_atomically(folder / MANIFEST_FILE, json.dumps(document, indent=2).encode())
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST_FILE
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint: check the path, or train a model first")
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({_line(error)}): {_REMEDY}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CheckpointError(f"{file} is no checkpoint manifest of ebm-wgpu: {_REMEDY}")
+    if document.get("version") != VERSION:
+        raise CheckpointError(
+            f"{file} has version {document.get('version')}, this program reads {VERSION}: install "
+            "the ebm-wgpu that wrote it"
+        )
+    digest = document.pop("sha256", None)
+    if digest != json_digest(document):
+        raise CheckpointError(f"{file} differs from its SHA-256: it was altered; {_REMEDY}")
+    return document
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

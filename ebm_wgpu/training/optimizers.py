@@ -1,0 +1,157 @@
+"""AdamW for ordinary parameters, and Adam along geodesics for rows that are unit vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebm_wgpu.config import TrainConfig
+from ebm_wgpu.kernels import KernelDevice
+
+ADAM_EPS = 1e-8
+_BASE_RATE = "base_lr"
+
+
+class RiemannianAdam(torch.optim.Optimizer):
+    """Adam on a product of spheres, one a row: each row moves along the geodesic of its momentum.
+
+        g_t = P_mu grad                          m_t = b1 m'_{t-1} + (1 - b1) g_t
+        v_t = b2 v_{t-1} + (1 - b2) |g_t|^2      (one number a row)
+        mu_{t+1} = exp_mu(-lr (m_t / (1 - b1^t)) / (sqrt(v_t / (1 - b2^t)) + eps))
+        m'_t = m_t transported from mu_t to mu_{t+1}
+
+    The rate is the angle in radians of a step whose gradients agree. All geometry runs in the
+    kernels sphere_project, sphere_exp, sphere_normalize and sphere_transport.
+
+    Source: Becigneul and Ganea, "Riemannian Adaptive Optimization Methods" (2019), algorithm 1a,
+    with the bias correction of Kingma and Ba (2015).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        device: KernelDevice,
+        lr: float = 0.02,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = ADAM_EPS,
+    ) -> None:
+        """Take parameters of shape (N, d), float32 in main memory, with unit rows.
+
+        Args:
+            params: what to move.
+            device: runs the kernels.
+            lr: learning rate, radians.
+            betas: decays of the first and the second moment.
+            eps: keeps rows without gradient where they are.
+        """
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        self._device = device
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, parameter.grad, group)
+        return loss
+
+    def _move(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["momentum"] = torch.zeros_like(parameter)
+            state["square"] = parameter.new_zeros(len(parameter))
+        state["step"] += 1
+        first, second = group["betas"]
+        device, point = self._device, parameter.detach().numpy()
+        momentum, square = state["momentum"], state["square"]
+        tangent = device.run("sphere_project", x=point, g=grad.numpy())["out"]
+        gradient = torch.from_numpy(tangent.numpy())
+        momentum.lerp_(gradient, 1 - first)
+        square.lerp_(gradient.square().sum(-1), 1 - second)
+        length = square.div(1 - second ** state["step"]).sqrt_().add_(group["eps"])
+        rate = -group["lr"] / (1 - first ** state["step"])
+        velocity = momentum * (rate / length)[:, None]
+        arrived = device.run("sphere_exp", x=point, v=velocity.numpy())["out"]
+        # Rounding would let the rows drift off the sphere over thousands of steps.
+        moved = device.run("sphere_normalize", x=arrived)["out"]
+        carried = device.run("sphere_transport", x=point, y=moved, v=momentum.numpy())["out"]
+        momentum.copy_(torch.from_numpy(carried.numpy()))
+        parameter.copy_(torch.from_numpy(moved.numpy()))
+
+
+class Optimizers:
+    """The optimisers of a model as one: AdamW, and `RiemannianAdam` for spherical parameters.
+
+    Parameters with the attribute `spherical` move on the sphere at `train.lr_splats`; those with
+    the attribute `splat_scalar` (weights and concentrations of splats) get AdamW at that rate; all
+    others AdamW at `train.lr`. Only matrices decay: vectors and scalars (biases, gates, scales),
+    and parameters with the attribute `no_decay`, do not.
+    """
+
+    def __init__(self, model: nn.Module, train: TrainConfig, device: KernelDevice) -> None:
+        """Collect the parameters of `model` that need gradients."""
+        spherical: list[nn.Parameter] = []
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                continue
+            if getattr(parameter, "spherical", False):
+                spherical.append(parameter)
+                continue
+            scalar = getattr(parameter, "splat_scalar", False)
+            plain = scalar or parameter.ndim < 2 or getattr(parameter, "no_decay", False)
+            rate = train.lr_splats if scalar else train.lr
+            decay = 0.0 if plain else train.weight_decay
+            groups.setdefault((rate, decay), []).append(parameter)
+        self._parameters = [*spherical, *(p for group in groups.values() for p in group)]
+        self._optimizers: list[torch.optim.Optimizer] = []
+        if groups:
+            self._optimizers.append(
+                torch.optim.AdamW(
+                    [
+                        {"params": members, "lr": rate, "weight_decay": decay, _BASE_RATE: rate}
+                        for (rate, decay), members in groups.items()
+                    ],
+                    betas=train.betas,
+                    eps=ADAM_EPS,
+                    fused=True,
+                )
+            )
+        if spherical:
+            geodesic = RiemannianAdam(spherical, device, train.lr_splats, train.betas)
+            geodesic.param_groups[0][_BASE_RATE] = train.lr_splats
+            self._optimizers.append(geodesic)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def clip(self, norm: float) -> float:
+        """Scale all gradients so that their common norm is at most `norm`; returns what it was."""
+        return float(nn.utils.clip_grad_norm_(self._parameters, norm))
+
+    def step(self, factor: float) -> None:
+        """Take a step at `factor` times the configured learning rates."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group[_BASE_RATE] * factor
+            optimizer.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state of all, in plain types and tensors."""
+        return [optimizer.state_dict() for optimizer in self._optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Go to a state that `state_dict` gave for a model of the same shape."""
+        for optimizer, state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
