@@ -37,6 +37,7 @@ from ebm_wgpu.models.splat_mixture import SplatMixture
 from ebm_wgpu.splats import initialization
 
 Latent = Literal["mean", "exact", "langevin"]
+USAGE_RATE = 0.05
 _FIRST_GATE = -2.0
 _DEFAULT_SAMPLER = SamplerConfig()
 
@@ -225,6 +226,25 @@ class SplatLM(SplatMixture):
         scored = self._score(tokens, targets.reshape(-1), self.directions(), latent, seed)
         return scored.log_p.reshape(targets.shape)
 
+    @torch.no_grad()
+    def record_usage(self, tokens: Tensor, steps: int) -> None:
+        """Age all splats by `steps` and move their frequencies toward their use after `tokens`.
+
+        frequency <- (1 - r) frequency + r mean p(k|c) over the contexts of tokens (B, T), with
+        r = `USAGE_RATE`: frequencies are shares of all use, recent use counting most.
+        """
+        h = self.features(tokens).h.flatten(0, 1)
+        use = self._posterior(h).double().mean(0)
+        self.frequency.lerp_(use, USAGE_RATE)
+        self.age += steps
+
+    def _posterior(self, h: Tensor) -> Tensor:
+        """p(k|c) for tilts h (P, d), (P, N)."""
+        similarities = self.product(h, self.mu.T)
+        square = h.square().sum(1)
+        log_weights = mixture_log_weights(self.device, similarities, self.splats(), square)
+        return mixture_posterior(self.device, log_weights)[0]
+
     def _score(
         self, tokens: Tensor, targets: Tensor, table: Tensor, latent: Latent, seed: int
     ) -> _Scored:
@@ -251,12 +271,9 @@ class SplatLM(SplatMixture):
         table = self.directions()
         full = self._context(F.embedding(tokens, table))
         c, h = full.c[:, -1], full.h[:, -1].contiguous()
-        splats, square = self.splats(), h.square().sum(1)
-        log_weights = mixture_log_weights(self.device, self.product(h, self.mu.T), splats, square)
-        posterior, _ = mixture_posterior(self.device, log_weights)
-        p_splat = torch.zeros(len(h), self.vocab_size).index_add_(1, self.sid, posterior)
+        p_splat = torch.zeros(len(h), self.vocab_size).index_add_(1, self.sid, self._posterior(h))
         nothing = torch.zeros(len(h), dtype=torch.int64)
-        mean = mixture_readout(self.device, h, splats, nothing, nothing).mean
+        mean = mixture_readout(self.device, h, self.splats(), nothing, nothing).mean
         y = self.decoder(self._latent(h, mean, latent, seed), c).y
         log_decoder = F.log_softmax(self.product(y, table.T) + self.bias, 1)
         open_gate = self._gate(c)[:, None]

@@ -28,8 +28,8 @@ class SplatMixture(nn.Module):
         log_alpha: (N,).
         kappa_logit: (N,).
         sid: (N,) int64, ascending.
-        frequency: (N,) float64, uses of each splat.
-        age: (N,) int64.
+        frequency: (N,) float64, share of all use that each splat has.
+        age: (N,) int64, optimiser steps since it was made.
     """
 
     mu: nn.Parameter

@@ -50,6 +50,10 @@ CHANGEABLE = frozenset(
 """What may differ when a run is resumed: its length, its reports, and the device it computes on."""
 
 
+USAGE_EVERY = 10
+"""Steps from one measurement of how much each splat is used to the next."""
+
+
 @dataclass
 class Progress:
     """Where a run is, besides model, optimisers and data.
@@ -236,6 +240,8 @@ class Trainer:
         self._optimizers.zero_grad()
         progress.step += 1
         progress.logged_steps += 1
+        if progress.step % USAGE_EVERY == 0:
+            self.model.record_usage(tokens[:1, :-1], USAGE_EVERY)
         seconds = time.perf_counter() - begin
         for name, value in {**parts, "seconds": seconds}.items():
             progress.logged[name] = progress.logged.get(name, 0.0) + value

@@ -15,7 +15,7 @@ from ebm_wgpu.config import EnergyConfig, ModelConfig, SamplerConfig
 from ebm_wgpu.energy import Energy
 from ebm_wgpu.errors import ConfigError, StoreError
 from ebm_wgpu.kernels import KernelDevice
-from ebm_wgpu.models.splat_lm import SplatLM
+from ebm_wgpu.models.splat_lm import USAGE_RATE, SplatLM
 from ebm_wgpu.splats.store import SplatStore
 
 V, N, D, T = 29, 41, 8, 11
@@ -234,6 +234,18 @@ def test_draws_follow_the_splats_as_they_learn(numba_device: KernelDevice) -> No
     with torch.no_grad():
         model.kappa_logit.add_(3.0)
     assert not torch.equal(model.next_token_log_probs(tokens, "exact", 3), before)
+
+
+def test_usage_moves_toward_the_mean_posterior(numba_device: KernelDevice) -> None:
+    model = build(numba_device)
+    tokens = batch()
+    before, age = model.frequency.clone(), model.age.clone()
+    model.record_usage(tokens, steps=10)
+    h = model.features(tokens).h.detach().flatten(0, 1).numpy()
+    use = Energy(model.to_store(), numba_device).posterior(h).mean(0)
+    expected = (1 - USAGE_RATE) * before.numpy() + USAGE_RATE * use
+    np.testing.assert_allclose(model.frequency.numpy(), expected, rtol=1e-4, atol=1e-7)
+    assert (model.age - age).unique().tolist() == [10]
 
 
 def test_store_round_trip_gives_the_same_model(numba_device: KernelDevice, tmp_path: Path) -> None:
