@@ -5,8 +5,8 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from ebm_wgpu.cli import main
 
+from ebm_wgpu.cli import main
 from ebm_wgpu.errors import DataError
 
 COMMANDS = main.list_commands(None)  # type: ignore[arg-type]

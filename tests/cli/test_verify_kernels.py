@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from ebm_wgpu.cli import main
 
+from ebm_wgpu.cli import main
 from ebm_wgpu.kernels import kernel_names
 from ebm_wgpu.kernels.device import WgpuDevice
 
