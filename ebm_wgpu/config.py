@@ -38,7 +38,17 @@ class DataConfig:
         "most token ids of bpe and word (none: every word); char and gpt2 have their own",
         ge=3,
     )
+    tokenizer_path: str | None = option(
+        None, "tokenizer.json to use instead, as `ebm tokenizer train` or a run wrote it"
+    )
     block_size: int = option(256, "tokens predicted in a training window", ge=1)
+    window_stride: int | None = option(
+        None, "tokens from a training window to the next (none: block_size, no overlap)", ge=1
+    )
+    documents: Literal["across", "within", "packed"] = option(
+        "across",
+        "windows run across document ends, stay within one document, or also pack short documents",
+    )
     eval_context: int = option(512, "tokens of input in an evaluation window", ge=1)
     eval_stride: int = option(256, "tokens from an evaluation window to the next", ge=1)
 
@@ -180,6 +190,10 @@ class Config:
         yield (
             data.eval_stride > data.eval_context,
             f"data.eval_stride={data.eval_stride} must be <= data.eval_context={data.eval_context}",
+        )
+        yield (
+            data.window_stride is not None and data.window_stride > data.block_size,
+            f"data.window_stride={data.window_stride} must be <= data.block_size={data.block_size}",
         )
         yield (
             data.tokenizer == "bpe" and (data.vocab_size is None or data.vocab_size < 257),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ebm_wgpu.errors import CheckpointError, DataError
+from ebm_wgpu.errors import DataError
 from ebm_wgpu.text.corpora import word_count
-from ebm_wgpu.text.tokenizer_base import TextTokenizer, TokenIds
+from ebm_wgpu.text.samplers import BatchSampler, DocumentSampler, document_ends
+from ebm_wgpu.text.tokenizer_base import END_OF_TEXT, TextTokenizer, TokenIds
 
-_GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+DocumentPolicy = Literal["across", "within", "packed"]
 
 
 @dataclass(frozen=True)
@@ -61,122 +62,50 @@ class TokenStream:
         return self.tokens[starts[:, None] + np.arange(length)]
 
 
-class BatchSampler:
-    """Starts of training windows in an order fixed by (seed, epoch, index) alone.
-
-    Epoch e cuts the stream into consecutive windows from a phase in [0, block) and visits them in a
-    random order, each once: start = phase(seed, e) + block * permutation(seed, e)[index]. A batch
-    that reaches the end of an epoch goes on into the next. Phase and permutation come from the
-    SplitMix64 hash of (seed, epoch, counter) (Steele, Lea and Flood 2014), so that the position is
-    two integers and resuming is exact on any version of NumPy.
-
-    Attributes:
-        epoch, index: the position, the next window to be drawn.
-    """
+class BlockDataset:
+    """Training windows (B, T+1) of a token stream, in the order of its sampler."""
 
     def __init__(
-        self, n_tokens: int, block: int, batch: int, seed: int = 0, name: str = "text"
+        self,
+        stream: TokenStream,
+        block: int,
+        batch: int,
+        seed: int = 0,
+        *,
+        stride: int | None = None,
+        documents: DocumentPolicy = "across",
+        separator_id: int | None = None,
     ) -> None:
-        """Start at epoch 0, index 0.
+        """Start at the beginning; further arguments and errors as for `BatchSampler`.
 
         Args:
-            n_tokens: length of the stream.
-            block: tokens predicted in a window; the window has one more.
-            batch: windows in a batch.
-            seed: of the order.
-            name: where the text comes from, for messages.
+            stream: the tokens.
+            block, batch, seed: as for `BatchSampler`.
+            stride: tokens from a window to the next; None: `block`. Smaller ones overlap.
+            documents: "across" lets windows run over the ends of documents, "within" gives every
+                window to one document and leaves out documents shorter than a window, "packed"
+                lets neighbouring documents that short share windows, the separator between them.
+            separator_id: the token that ends a document, needed unless "across".
 
         Raises:
-            DataError: a window needs more tokens than there are.
+            DataError: no separator is known, or no document is long enough for a window.
         """
-        if block < 1 or batch < 1:
-            raise DataError(f"block {block} and batch {batch} must both be at least 1")
-        if n_tokens < block + 1:
-            raise DataError(
-                f"{name} has {n_tokens} tokens, a window of block size {block} needs {block + 1}: "
-                "give a longer text or a smaller data.block_size"
-            )
-        self.n_tokens, self.block, self.batch, self.seed = n_tokens, block, batch, seed
-        self.epoch, self.index = 0, 0
-        self._starts = self._epoch_starts(0)
-
-    @property
-    def windows_per_epoch(self) -> int:
-        """Number of windows in the current epoch; phases make it differ by one between epochs."""
-        return int(self._starts.size)
-
-    def next_starts(self) -> npt.NDArray[np.int64]:
-        """The starts of the next batch, (batch,) int64, in [0, n_tokens - block - 1]."""
-        parts: list[npt.NDArray[np.int64]] = []
-        wanted = self.batch
-        while wanted:
-            if self.index == self._starts.size:
-                self.epoch, self.index = self.epoch + 1, 0
-                self._starts = self._epoch_starts(self.epoch)
-            part = self._starts[self.index : self.index + wanted]
-            parts.append(part)
-            self.index += part.size
-            wanted -= part.size
-        return np.concatenate(parts)
-
-    def state_dict(self) -> dict[str, int]:
-        """The position and what it is a position in; plain integers."""
-        return {
-            "epoch": self.epoch,
-            "index": self.index,
-            "n_tokens": self.n_tokens,
-            "block": self.block,
-            "seed": self.seed,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position that `state_dict` gave; the batch size may differ.
-
-        Raises:
-            CheckpointError: a field is missing or invalid, or the position is in another stream.
-        """
-        current = self.state_dict()
-        if state.keys() != current.keys() or not all(
-            type(value) is int for value in state.values()
-        ):
-            raise CheckpointError(
-                f"data position {dict(state)} needs the integers {', '.join(current)}: the "
-                "checkpoint is damaged"
-            )
-        for key in ("n_tokens", "block", "seed"):
-            if state[key] != current[key]:
-                raise CheckpointError(
-                    f"the checkpoint's data has {key}={state[key]}, this run {current[key]}: "
-                    "resume with the corpus, tokenizer and seed it was trained with"
-                )
-        if state["epoch"] < 0:
-            raise CheckpointError(f"data position epoch={state['epoch']} is negative")
-        starts = self._epoch_starts(state["epoch"])
-        if not 0 <= state["index"] <= starts.size:
-            raise CheckpointError(
-                f"data position index={state['index']} is outside the {starts.size} windows of "
-                f"epoch {state['epoch']}: the checkpoint is damaged"
-            )
-        self.epoch, self.index, self._starts = state["epoch"], state["index"], starts
-
-    def _epoch_starts(self, epoch: int) -> npt.NDArray[np.int64]:
-        key = _hash(_hash(_word(self.seed)) ^ _word(epoch))
-        # The last window ends at the stream's end at the latest, whatever the phase.
-        most = min(self.block, self.n_tokens - self.block)
-        phase = int(_hash(key)[0] % np.uint64(most))
-        n_windows = (self.n_tokens - 1 - phase) // self.block
-        counters = np.arange(1, n_windows + 1, dtype=np.uint64)
-        order = np.argsort(_hash(key + counters * _GOLDEN_GAMMA), kind="stable")
-        return phase + self.block * order.astype(np.int64)
-
-
-class BlockDataset:
-    """Training windows (B, T+1) of a token stream, in the order of a `BatchSampler`."""
-
-    def __init__(self, stream: TokenStream, block: int, batch: int, seed: int = 0) -> None:
-        """Start at the beginning; arguments and errors as for `BatchSampler`."""
         self.stream = stream
-        self.sampler = BatchSampler(len(stream), block, batch, seed, stream.name)
+        self.sampler: BatchSampler
+        if documents == "across":
+            if stride is None:
+                self.sampler = BatchSampler(len(stream), block, batch, seed, stream.name)
+                return
+            ends = np.array([len(stream)], dtype=np.int64)
+        elif separator_id is None:
+            raise DataError(
+                f"data.documents={documents} needs a tokenizer with the token {END_OF_TEXT}, which "
+                f"that of {stream.name} lacks: train one with this special token"
+            )
+        else:
+            pack_below = block + 1 if documents == "packed" else None
+            ends = document_ends(stream.tokens, separator_id, pack_below)
+        self.sampler = DocumentSampler(ends, block, batch, seed, stream.name, stride)
 
     def next_batch(self) -> TokenIds:
         """The next batch, (batch, block + 1) int32: inputs [:, :-1], targets [:, 1:]."""
@@ -257,15 +186,3 @@ def _evaluation_batches(
             tokens=extended[rows + np.arange(length + 1)],
             scored=rows + offsets >= done[first : first + batch, None],
         )
-
-
-def _word(value: int) -> npt.NDArray[np.uint64]:
-    return np.array([value & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
-
-
-def _hash(counters: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The SplitMix64 output function, a bijection of 64-bit words; sums wrap."""
-    words = counters + _GOLDEN_GAMMA
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))

@@ -8,27 +8,32 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.text.embedded import embedded_files, read_embedded
+from ebm_wgpu.text.bpe import BpeTokenizer, Gpt2Tokenizer
 from ebm_wgpu.text.tokenizer_base import (
+    END_OF_TEXT,
     FILE_FORMAT,
     FILE_VERSION,
+    UNKNOWN_CHARACTER,
     TextTokenizer,
     TokenIds,
+    between_tokens,
+    check_special_tokens,
     safe_chunks,
+    split_at_tokens,
     state_fingerprint,
 )
 
 __all__ = [
+    "END_OF_TEXT",
     "TOKENIZERS",
     "BpeTokenizer",
     "CharTokenizer",
@@ -38,160 +43,94 @@ __all__ = [
     "WordTokenizer",
     "load_tokenizer",
     "make_tokenizer",
+    "train_tokenizer",
 ]
 
-END_OF_TEXT = "<|endoftext|>"
 END_OF_LINE = "<eos>"
 UNKNOWN_WORD = "<unk>"
-UNKNOWN_CHARACTER = "\ufffd"
-
-_CHUNKS_A_CALL = 1 << 12
-
-
-class BpeTokenizer(TextTokenizer):
-    """Byte-level byte-pair encoding: any text round-trips, no token is unknown.
-
-    Source: Radford et al. 2019 (GPT-2), section 2.2; the same pre-tokenisation pattern.
-    """
-
-    name = "bpe"
-
-    def __init__(self, inner: Tokenizer) -> None:
-        self._inner = inner
-        self._line_end = inner.encode("\n", add_special_tokens=False).ids[0]
-
-    @classmethod
-    def train(cls, text: str, vocab_size: int | None = None) -> Self:
-        """Train on `text` until `vocab_size` tokens: <|endoftext|>, 256 bytes, then merges.
-
-        A merge must occur twice, so that a short text gives fewer tokens. The same text gives the
-        same tokenizer.
-        """
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        fewest = len(alphabet) + 1
-        if vocab_size is None or vocab_size < fewest:
-            raise DataError(
-                f"data.vocab_size={vocab_size} is too small for tokenizer bpe: give {fewest} or "
-                "more"
-            )
-        inner = _byte_level(models.BPE())
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,
-            initial_alphabet=alphabet,
-            special_tokens=[END_OF_TEXT],
-            show_progress=False,
-        )
-        inner.train_from_iterator(safe_chunks(text), trainer)
-        return cls(inner)
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The tokenizer whose `state` gives `state`."""
-        return cls(Tokenizer.from_str(json.dumps(state["tokenizer"])))
-
-    def state(self) -> Mapping[str, Any]:
-        """What `from_state` takes."""
-        return {"tokenizer": json.loads(self._inner.to_str())}
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return int(self._inner.get_vocab_size())
-
-    @property
-    def start_id(self) -> int:
-        """The id of the newline byte."""
-        return int(self._line_end)
-
-    def _encode(self, text: str) -> TokenIds:
-        chunks = list(safe_chunks(text))
-        parts = [np.empty(0, dtype=np.int32)]
-        for first in range(0, len(chunks), _CHUNKS_A_CALL):
-            call = chunks[first : first + _CHUNKS_A_CALL]
-            for encoding in self._inner.encode_batch_fast(call, add_special_tokens=False):
-                parts.append(np.asarray(encoding.ids, dtype=np.int32))
-        return np.concatenate(parts)
-
-    def _decode(self, ids: npt.NDArray[np.int64]) -> str:
-        return str(self._inner.decode(ids.tolist(), skip_special_tokens=False))
-
-    def export(self, folder: str | Path) -> None:
-        """Write `vocab.json` and `merges.txt` to `folder`, as transformers and GPT-2 read them."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._inner.model.save(str(folder))
-
-
-class Gpt2Tokenizer(BpeTokenizer):
-    """The 50,257 tokens of GPT-2, embedded in the package. "Hello world" is [15496, 995]."""
-
-    name = "gpt2"
-
-    def __init__(self) -> None:
-        vocab = json.loads(read_embedded("gpt2-vocab.json"))
-        lines = read_embedded("gpt2-merges.txt").decode("utf-8").split("\n")
-        rules = (line for line in lines if line and not line.startswith("#version"))
-        merges = [(left, right) for left, right in (rule.split(" ") for rule in rules)]
-        inner = _byte_level(models.BPE(vocab=vocab, merges=merges))
-        inner.add_special_tokens([END_OF_TEXT])
-        super().__init__(inner)
-
-    @classmethod
-    def train(cls, text: str, vocab_size: int | None = None) -> Self:
-        """The embedded vocabulary, whatever the arguments."""
-        return cls()
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The tokenizer whose `state` gives `state`."""
-        return cls()
-
-    def state(self) -> Mapping[str, Any]:
-        """What `from_state` takes."""
-        files = embedded_files()
-        return {name: files[name].raw_sha256 for name in ("gpt2-vocab.json", "gpt2-merges.txt")}
 
 
 class CharTokenizer(TextTokenizer):
-    """One token a character, in code point order; characters not trained on become U+FFFD."""
+    """One token a character, in code point order; characters not trained on become U+FFFD.
+
+    Special tokens follow the characters.
+    """
 
     name = "char"
 
-    def __init__(self, characters: str) -> None:
+    def __init__(self, characters: str, special_tokens: Sequence[str] = ()) -> None:
         self._characters = characters
+        self._special = tuple(special_tokens)
         self._codes = np.array([ord(character) for character in characters], dtype=np.uint32)
         self._unknown = characters.index(UNKNOWN_CHARACTER)
 
     @classmethod
-    def train(cls, text: str, vocab_size: int | None = None) -> Self:
-        """The characters of `text` and U+FFFD; `vocab_size` has no effect."""
-        return cls("".join(sorted({*text, UNKNOWN_CHARACTER})))
+    def train_from_pieces(
+        cls,
+        pieces: Iterable[str],
+        vocab_size: int | None = None,
+        special_tokens: Sequence[str] = (),
+    ) -> Self:
+        """The characters of the text and U+FFFD; `vocab_size` has no effect."""
+        special = check_special_tokens(special_tokens)
+        characters = {UNKNOWN_CHARACTER}
+        for piece in between_tokens(pieces, special):
+            characters.update(piece)
+        return cls("".join(sorted(characters)), special)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """The tokenizer whose `state` gives `state`."""
-        return cls(state["characters"])
+        return cls(state["characters"], check_special_tokens(state.get("special_tokens", ())))
 
     def state(self) -> Mapping[str, Any]:
         """What `from_state` takes."""
-        return {"characters": self._characters}
+        special = {"special_tokens": list(self._special)} if self._special else {}
+        return {"characters": self._characters, **special}
 
     @property
     def vocab_size(self) -> int:
         """Number of token ids."""
-        return len(self._characters)
+        return len(self._characters) + len(self._special)
+
+    @property
+    def unknown_ids(self) -> tuple[int, ...]:
+        """The id of U+FFFD."""
+        return (self._unknown,)
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Those it was made with."""
+        return self._special
 
     @property
     def start_id(self) -> int:
         """The id of the newline, or of U+FFFD where no newline was trained on."""
-        return int(self._encode("\n")[0])
+        return int(self._encode_characters("\n")[0])
 
     def _encode(self, text: str) -> TokenIds:
+        text_and_tokens = split_at_tokens(text, self._special)
+        parts = [self._encode_characters(text_and_tokens[0])]
+        for token, between in zip(text_and_tokens[1::2], text_and_tokens[2::2], strict=True):
+            index = len(self._characters) + self._special.index(token)
+            parts += [np.array([index], dtype=np.int32), self._encode_characters(between)]
+        return np.concatenate(parts)
+
+    def _encode_characters(self, text: str) -> TokenIds:
         codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         ids = np.minimum(np.searchsorted(self._codes, codes), self._codes.size - 1)
         return np.where(self._codes[ids] == codes, ids, self._unknown).astype(np.int32)
 
     def _decode(self, ids: npt.NDArray[np.int64]) -> str:
+        texts: list[str] = []
+        start = 0
+        for place in np.flatnonzero(ids >= self._codes.size).tolist():
+            texts += [self._decode_characters(ids[start:place])]
+            texts += [self._special[int(ids[place]) - self._codes.size]]
+            start = place + 1
+        return "".join([*texts, self._decode_characters(ids[start:])])
+
+    def _decode_characters(self, ids: npt.NDArray[np.int64]) -> str:
         return self._codes[ids].astype("<u4").tobytes().decode("utf-32-le")
 
 
@@ -211,15 +150,23 @@ class WordTokenizer(TextTokenizer):
         self._line_end = self._ids[END_OF_LINE]
 
     @classmethod
-    def train(cls, text: str, vocab_size: int | None = None) -> Self:
-        """<eos>, <unk>, then the most frequent words of `text`, up to `vocab_size` in all."""
-        if vocab_size is not None and vocab_size < 3:
+    def train_from_pieces(
+        cls,
+        pieces: Iterable[str],
+        vocab_size: int | None = None,
+        special_tokens: Sequence[str] = (),
+    ) -> Self:
+        """<eos>, <unk>, special tokens, then the most frequent words, `vocab_size` in all at most.
+
+        A special token is a word like others, of any count: it must stand between whitespace.
+        """
+        special = list(check_special_tokens([END_OF_LINE, UNKNOWN_WORD, *special_tokens]))
+        if vocab_size is not None and vocab_size <= len(special):
             raise DataError(
-                f"data.vocab_size={vocab_size} is too small for tokenizer word: give 3 or more, or "
-                "none for every word"
+                f"vocab_size={vocab_size} is too small for tokenizer word: give "
+                f"{len(special) + 1} or more, or none for every word"
             )
-        counts = Counter(word for chunk in safe_chunks(text) for word in chunk.split())
-        special = [END_OF_LINE, UNKNOWN_WORD]
+        counts = Counter(word for piece in pieces for word in piece.split())
         for word in special:
             counts.pop(word, None)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
@@ -243,6 +190,11 @@ class WordTokenizer(TextTokenizer):
     def start_id(self) -> int:
         """The id of <eos>."""
         return self._line_end
+
+    @property
+    def unknown_ids(self) -> tuple[int, ...]:
+        """The id of <unk>."""
+        return (self._unknown,)
 
     def _encode(self, text: str) -> TokenIds:
         lookup, unknown = self._ids.get, self._unknown
@@ -279,10 +231,31 @@ def make_tokenizer(name: str, text: str, vocab_size: int | None = None) -> TextT
     Raises:
         DataError: unknown name, empty text, or a vocabulary too small for the kind.
     """
+    return train_tokenizer(name, safe_chunks(text), vocab_size)
+
+
+def train_tokenizer(
+    name: str,
+    pieces: Iterable[str],
+    vocab_size: int | None = None,
+    special_tokens: Sequence[str] = (),
+) -> TextTokenizer:
+    """The tokenizer `name`, trained on a text that comes in pieces.
+
+    Memory is that of the distinct words of the text; the tokenizer is that of the whole text.
+
+    Args:
+        name, vocab_size: as for `make_tokenizer`.
+        pieces: the text, cut where `safe_chunks` or `streaming.token_safe_pieces` would.
+        special_tokens: see `TextTokenizer.train_from_pieces`.
+
+    Raises:
+        DataError: as for `make_tokenizer`; a special token that is empty or holds whitespace.
+    """
     kind = _kind(name)
-    if kind is not Gpt2Tokenizer and not text:
-        raise DataError(f"the text to train tokenizer {name} on is empty: give a longer text")
-    return kind.train(text, vocab_size)
+    if kind is not Gpt2Tokenizer:
+        pieces = _not_empty(pieces, name)
+    return kind.train_from_pieces(pieces, vocab_size, special_tokens)
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
@@ -326,16 +299,18 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     return tokenizer
 
 
+def _not_empty(pieces: Iterable[str], name: str) -> Iterator[str]:
+    empty = True
+    for piece in pieces:
+        empty = empty and not piece
+        yield piece
+    if empty:
+        raise DataError(f"the text to train tokenizer {name} on is empty: give a longer text")
+
+
 def _kind(name: str) -> type[TextTokenizer]:
     if name not in TOKENIZERS:
         near = difflib.get_close_matches(name, TOKENIZERS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise DataError(f"unknown tokenizer {name!r}{hint}; choose one of {', '.join(TOKENIZERS)}")
     return TOKENIZERS[name]
-
-
-def _byte_level(model: models.BPE) -> Tokenizer:
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer

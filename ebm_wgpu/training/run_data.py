@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ebm_wgpu.config import Config
+from ebm_wgpu.config import Config, DataConfig
 from ebm_wgpu.text.corpora import load_corpus, word_count
 from ebm_wgpu.text.datasets import BlockDataset, TokenStream
-from ebm_wgpu.text.tokenizers import TextTokenizer, make_tokenizer
+from ebm_wgpu.text.tokenizers import END_OF_TEXT, TextTokenizer, load_tokenizer, make_tokenizer
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RunData:
             for split in ("train", "valid")
         )
         if tokenizer is None:
-            tokenizer = make_tokenizer(config.data.tokenizer, train, config.data.vocab_size)
+            tokenizer = _tokenizer(config.data, train)
         name = config.data.dataset
         return cls(
             tokenizer,
@@ -72,7 +72,15 @@ class RunData:
             DataError: the text is shorter than a window.
         """
         train = config.train
-        return BlockDataset(self.train, config.data.block_size, train.batch_size, train.seed)
+        return BlockDataset(
+            self.train,
+            config.data.block_size,
+            train.batch_size,
+            train.seed,
+            stride=config.data.window_stride,
+            documents=config.data.documents,
+            separator_id=self.tokenizer.token_id(END_OF_TEXT),
+        )
 
     def valid_prefix(self, n_tokens: int | None) -> tuple[TokenStream, int]:
         """The first `n_tokens` tokens of the validation text (None: all), and their bytes."""
@@ -82,3 +90,9 @@ class RunData:
         text = self.tokenizer.decode(tokens)
         stream = TokenStream(tokens, self.valid.vocab_size, word_count(text), self.valid.name)
         return stream, len(text.encode())
+
+
+def _tokenizer(data: DataConfig, text: str) -> TextTokenizer:
+    if data.tokenizer_path is not None:
+        return load_tokenizer(data.tokenizer_path)
+    return make_tokenizer(data.tokenizer, text, data.vocab_size)

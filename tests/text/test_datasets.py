@@ -5,11 +5,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ebm_wgpu.errors import CheckpointError, DataError
-from ebm_wgpu.text.datasets import BatchSampler, BlockDataset, TokenStream, evaluation_batches
-from ebm_wgpu.text.tokenizers import WordTokenizer
-
-SHAPES = st.tuples(st.integers(2, 300), st.integers(1, 40)).filter(lambda s: s[0] > s[1])
+from ebm_wgpu.errors import DataError
+from ebm_wgpu.text.datasets import BlockDataset, TokenStream, evaluation_batches
+from ebm_wgpu.text.samplers import BatchSampler, DocumentSampler
+from ebm_wgpu.text.tokenizers import END_OF_TEXT, CharTokenizer, WordTokenizer
 
 
 def stream_of(n_tokens: int) -> TokenStream:
@@ -37,78 +36,6 @@ def test_streams_of_foreign_ids_are_refused(tokens, message):
         TokenStream(np.array(tokens), 5, 2)
 
 
-@given(SHAPES, st.integers(0, 2**64), st.integers(0, 5))
-def test_an_epoch_visits_disjoint_windows_each_once(shape, seed, epoch):
-    n_tokens, block = shape
-    sampler = BatchSampler(n_tokens, block, 1, seed)
-    sampler.load_state_dict({**sampler.state_dict(), "epoch": epoch})
-    starts = np.sort(
-        np.concatenate([sampler.next_starts() for _ in range(sampler.windows_per_epoch)])
-    )
-    assert sampler.epoch == epoch
-    assert sampler.index == starts.size
-    assert 0 <= starts[0] < block
-    assert np.all(np.diff(starts) == block)
-    # What is left over at the end is too short for another window.
-    assert starts[-1] + block + 1 <= n_tokens < starts[-1] + 2 * block + 1
-
-
-@given(SHAPES, st.integers(1, 30), st.integers(0, 2**31), st.integers(0, 12), st.integers(0, 8))
-def test_a_resumed_sampler_continues_the_sequence(shape, batch, seed, before, after):
-    n_tokens, block = shape
-    sampler = BatchSampler(n_tokens, block, batch, seed)
-    for _ in range(before):
-        sampler.next_starts()
-    state = sampler.state_dict()
-    expected = [sampler.next_starts() for _ in range(after)]
-    resumed = BatchSampler(n_tokens, block, batch, seed)
-    resumed.load_state_dict(state)
-    assert all(np.array_equal(resumed.next_starts(), starts) for starts in expected)
-    assert resumed.state_dict() == sampler.state_dict()
-
-
-@given(SHAPES, st.integers(0, 100))
-def test_the_sequence_does_not_depend_on_the_batch_size(shape, seed):
-    n_tokens, block = shape
-    by_one, by_seven = (
-        BatchSampler(n_tokens, block, 1, seed),
-        BatchSampler(n_tokens, block, 7, seed),
-    )
-    for _ in range(5):
-        singles = np.concatenate([by_one.next_starts() for _ in range(7)])
-        assert np.array_equal(singles, by_seven.next_starts())
-
-
-def test_orders_differ_by_epoch_and_seed_and_stay_as_they_are():
-    def first_epochs(seed):
-        sampler = BatchSampler(6401, 64, 50, seed)
-        return [tuple(sampler.next_starts()) for _ in range(4)]
-
-    epochs = first_epochs(0) + first_epochs(1)
-    assert len(set(epochs)) == 8
-    phases = [BatchSampler(6401, 64, 1, seed).next_starts()[0] % 64 for seed in range(400)]
-    assert len(set(phases)) == 64
-    # Fixed for ever: a checkpoint of today must resume tomorrow.
-    assert BatchSampler(6401, 64, 6, 0).next_starts().tolist() == [
-        977,
-        4817,
-        2513,
-        1169,
-        5457,
-        2385,
-    ]
-
-
-def test_every_window_is_equally_likely_to_come_first():
-    """Chi-squared of the first window's place over seeds: 19 degrees of freedom, p > .001."""
-    block, places = 10, 20
-    counts = np.zeros(places)
-    for seed in range(2000):
-        counts[BatchSampler(block * (places + 1), block, 1, seed).next_starts()[0] // block] += 1
-    expected = 2000 / places
-    assert ((counts - expected) ** 2 / expected).sum() < 43.82
-
-
 def test_windows_are_contiguous_tokens():
     stream = stream_of(1000)
     dataset = BlockDataset(stream, 32, 8, seed=3)
@@ -121,32 +48,56 @@ def test_windows_are_contiguous_tokens():
     assert np.array_equal(again.next_batch(), dataset.next_batch())
 
 
+def documents_stream(lengths):
+    """Documents of these lengths, separator (id 0) included; other ids say which document it is."""
+    parts = [[number + 1] * (length - 1) + [0] for number, length in enumerate(lengths)]
+    tokens = [token for part in parts for token in part]
+    return TokenStream(np.array(tokens), len(lengths) + 1, len(tokens), "documents")
+
+
+def test_windows_stay_within_documents_if_asked():
+    stream = documents_stream([30, 3, 9, 2, 50])
+    dataset = BlockDataset(stream, 8, 5, documents="within", separator_id=0)
+    for batch in islice(dataset, 20):
+        assert batch.shape == (5, 9)
+        assert all(len({*row.tolist()} - {0}) == 1 for row in batch)
+        assert np.all(batch[:, :-1] != 0)
+    seen = {int(token) for batch in islice(dataset, 20) for token in batch.ravel()}
+    assert seen == {0, 1, 3, 5}
+
+
+def test_short_documents_share_windows_if_asked():
+    stream = documents_stream([30, 3, 5, 4, 50, 2])
+    dataset = BlockDataset(stream, 8, 5, stride=2, documents="packed", separator_id=0)
+    documents = {frozenset({*row.tolist()} - {0}) for batch in islice(dataset, 40) for row in batch}
+    shared = {frozenset({2, 3, 4}), frozenset({3, 4})}
+    assert documents == {frozenset({1}), frozenset({5}), *shared}
+
+
+def test_the_sampler_is_the_simple_one_unless_more_is_asked():
+    stream = stream_of(100)
+    assert type(BlockDataset(stream, 8, 2).sampler) is BatchSampler
+    overlapping = BlockDataset(stream, 8, 2, stride=3)
+    assert type(overlapping.sampler) is DocumentSampler
+    overlapping.next_batch()
+    again = BlockDataset(stream, 8, 2, stride=3)
+    again.load_state_dict(overlapping.state_dict())
+    assert np.array_equal(again.next_batch(), overlapping.next_batch())
+
+
+def test_documents_need_a_separator():
+    tokenizer = CharTokenizer.train("abc")
+    assert tokenizer.token_id(END_OF_TEXT) is None
+    with pytest.raises(DataError, match=r"data.documents=within needs a tokenizer with the token"):
+        BlockDataset(stream_of(100), 8, 2, documents="within")
+
+
 def test_the_shortest_stream_is_one_window():
     assert BlockDataset(stream_of(9), 8, 2).next_batch().tolist() == [list(range(9))] * 2
     with pytest.raises(DataError, match="counting has 8 tokens, a window of block size 8 needs 9"):
         BlockDataset(stream_of(8), 8, 2)
     with pytest.raises(DataError, match="block 0 and batch 2"):
         BlockDataset(stream_of(8), 0, 2)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 1}, "checkpoint's data has seed=1, this run 0: resume with the corpus"),
-        ({"n_tokens": 101}, "n_tokens=101"),
-        ({"block": 9}, "block=9"),
-        ({"epoch": -1}, "epoch=-1 is negative"),
-        ({"index": 99}, "index=99 is outside the 9 windows of epoch 0"),
-        ({"index": -1}, "index=-1 is outside"),
-        ({"index": 1.0}, "needs the integers epoch, index"),
-        ({"extra": 1}, "needs the integers"),
-    ],
-)
-def test_a_position_in_another_stream_is_refused(change, message):
-    sampler = BatchSampler(100, 10, 2, 0)
-    with pytest.raises(CheckpointError, match=message):
-        sampler.load_state_dict({**sampler.state_dict(), **change})
-    assert (sampler.epoch, sampler.index) == (0, 0)
 
 
 @given(st.integers(1, 200), st.integers(1, 50), st.integers(1, 50), st.integers(1, 9))

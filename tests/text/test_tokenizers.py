@@ -13,6 +13,7 @@ from transformers import GPT2TokenizerFast
 from ebm_wgpu.errors import DataError
 from ebm_wgpu.text import tokenizer_base
 from ebm_wgpu.text.corpora import load_corpus, word_count
+from ebm_wgpu.text.streaming import token_safe_pieces
 from ebm_wgpu.text.tokenizers import (
     TOKENIZERS,
     BpeTokenizer,
@@ -21,6 +22,7 @@ from ebm_wgpu.text.tokenizers import (
     WordTokenizer,
     load_tokenizer,
     make_tokenizer,
+    train_tokenizer,
 )
 
 SAMPLE = load_corpus("wikitext-2", "valid")[:200_000]
@@ -266,3 +268,113 @@ def test_tokenizers_that_cannot_be_made(name, text, size, message):
 
 def test_gpt2_needs_no_text():
     assert make_tokenizer("gpt2", "").fingerprint == Gpt2Tokenizer().fingerprint
+
+
+@pytest.mark.parametrize(("name", "size"), [("bpe", 600), ("char", None), ("word", 900)])
+@pytest.mark.parametrize("special", [(), ("<|endoftext|>", "<x>")])
+def test_training_on_a_stream_is_training_on_the_whole(name, size, special):
+    text = SAMPLE[:60_000] + "\n<|endoftext|>\n" + SAMPLE[60_000:80_000]
+    pieces = (text[first : first + 999] for first in range(0, len(text), 999))
+    streamed = train_tokenizer(name, token_safe_pieces(pieces), size, special)
+    whole = train_tokenizer(name, tokenizer_base.safe_chunks(text), size, special)
+    assert streamed.fingerprint == whole.fingerprint
+    if not special:
+        assert streamed.fingerprint == make_tokenizer(name, text, size).fingerprint
+
+
+@pytest.mark.parametrize(("name", "size"), [("bpe", 300), ("char", None), ("word", None)])
+def test_special_tokens_are_one_token(name, size, tmp_path):
+    special = ("<|endoftext|>", "<x>", "<xy>")
+    text = "ab <x> cd\n<|endoftext|>\nab cd <x>\n"
+    tokenizer = train_tokenizer(name, [text], size, (*special, "<x>"))
+    ids = [tokenizer.token_id(token) for token in special]
+    assert None not in ids
+    assert len(set(ids)) == 3
+    for token, index in zip(special, ids, strict=True):
+        encoded = tokenizer.encode(f"ab {token} cd").tolist()
+        assert encoded.count(index) == 1
+        assert tokenizer.decode(encoded) == f"ab {token} cd"
+        assert tokenizer.decode([index]) == token
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    loaded = load_tokenizer(path)
+    assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()
+    assert loaded.special_tokens == tokenizer.special_tokens
+    if name != "word":
+        assert tokenizer.special_tokens == special
+        glued = tokenizer.encode("a<x><xy>b")
+        assert [index for index in glued.tolist() if index in ids] == ids[1:]
+        assert tokenizer.decode(glued) == "a<x><xy>b"
+
+
+def test_nothing_is_learned_from_special_tokens():
+    text = "<|endoftext|>" * 50 + "qr qr " * 3
+    bpe = train_tokenizer("bpe", [text], 300)
+    assert bpe.vocab_size == 259
+    assert "<" not in train_tokenizer("char", [text], None, ["<|endoftext|>"]).state()["characters"]
+
+
+@given(st.lists(st.sampled_from(["a", "<x>", "<", "<x", "b\n"]), max_size=12))
+def test_characters_and_special_tokens_survive_together(parts):
+    tokenizer = train_tokenizer("char", ["ab\n<x"], None, ["<x>"])
+    text = "".join(parts)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert ids.size == len(text) - 2 * text.count("<x>")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_texts_together_encode_as_each_does(name):
+    texts = [SAMPLE[:3000], "", "a", "zz <|endoftext|> ß\n"]
+    found = MADE[name].encode_many(texts)
+    assert [ids.tolist() for ids in found] == [MADE[name].encode(text).tolist() for text in texts]
+    assert all(ids.dtype == np.int32 for ids in found)
+    with pytest.raises(DataError, match=r"lone surrogate U\+D800"):
+        MADE[name].encode_many(["ok", "\ud800"])
+
+
+def test_tokens_by_their_text():
+    assert MADE["gpt2"].token_id("<|endoftext|>") == 50256
+    assert MADE["bpe"].token_id("<|endoftext|>") == 0
+    for name, text in (("gpt2", "two words"), ("char", "ab"), ("word", "never-seen"), ("char", "")):
+        assert MADE[name].token_id(text) is None
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_unknown_ids_stand_for_no_whole_character(name):
+    tokenizer = MADE[name]
+    unknown = {*tokenizer.unknown_ids}
+    assert not unknown & {*tokenizer.encode("plain text\n").tolist()} - {*tokenizer.encode("\0")}
+    assert unknown & {*tokenizer.encode("\U0001f9ff").tolist()}
+    if name == "gpt2":
+        replacement = tokenizer.encode("\ufffd").tolist()
+        assert len(replacement) == 1
+        assert not unknown & {*replacement}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "special", "message"),
+    [
+        ("bpe", 258, ["<x>", "<y>"], "vocab_size=258 is too small for tokenizer bpe: give 259"),
+        ("word", 3, ["<x>"], "vocab_size=3 is too small for tokenizer word: give 4"),
+        ("bpe", 300, ["a b"], "special token 'a b' is empty or holds whitespace"),
+        ("char", None, [""], "special token '' is empty"),
+        ("word", None, ["\ud800"], "lone surrogate"),
+        ("gpt2", None, ["<x>"], "tokenizer gpt2 has no special token '<x>'"),
+    ],
+)
+def test_special_tokens_that_cannot_be(name, size, special, message):
+    with pytest.raises(DataError, match=message):
+        train_tokenizer(name, ["text"], size, special)
+
+
+@pytest.mark.parametrize("name", ["bpe", "char", "word"])
+def test_errors_of_a_stream_come_through_training(name):
+    def broken():
+        yield "text"
+        raise DataError("line 7 is damaged")
+
+    with pytest.raises(DataError, match="line 7 is damaged"):
+        train_tokenizer(name, broken(), 300)
+    with pytest.raises(DataError, match=f"the text to train tokenizer {name} on is empty"):
+        train_tokenizer(name, iter(["", ""]), 300)

@@ -49,3 +49,29 @@ def test_batches_follow_the_configuration(tiny, data):
     assert np.array_equal(batch, data.batches(tiny).next_batch())
     with pytest.raises(DataError, match="block size"):
         data.batches(apply_overrides(tiny, ["data.block_size=100000"]))
+
+
+def test_a_tokenizer_file_takes_the_place_of_training_one(tiny, data, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    data.tokenizer.save(path)
+    given = RunData.load(
+        apply_overrides(
+            tiny, ["data.tokenizer=bpe", "data.vocab_size=300", f"data.tokenizer_path={path}"]
+        )
+    )
+    assert given.tokenizer.fingerprint == data.tokenizer.fingerprint
+
+
+def test_windows_follow_the_stride(tiny, data):
+    near = data.batches(apply_overrides(tiny, ["data.window_stride=3"]))
+    starts = set()
+    text = data.train.tokens
+    for _ in range(40):
+        for window in near.next_batch():
+            found = [
+                i
+                for i in range(0, len(text) - len(window) + 1, 3)
+                if np.array_equal(text[i : i + len(window)], window)
+            ]
+            starts.add(bool(found))
+    assert starts == {True}
