@@ -201,6 +201,9 @@ class Energy:
         Raises:
             ConfigError: an h that does not fit.
         """
+        if h is None:
+            log_mass = self._log_pi.numpy()[None]
+            return self.device.run("mixture_posterior", log_W=log_mass)["p"].numpy()
         tilts = self._tilts(h)
         s = self.device.run("similarity", x=tilts, mu=self.arrays["mu"])["out"]
         weights = self.device.run(
