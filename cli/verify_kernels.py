@@ -32,7 +32,6 @@ def _open_devices(name: str) -> tuple[list[KernelDevice], str]:
 
 def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     rows: dict[tuple[str, str, str], list[Verdict]] = {}
@@ -40,11 +39,12 @@ def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
         rows.setdefault((verdict.kernel, verdict.case, verdict.mode), []).append(verdict)
     table = Table(box=None, header_style="bold")
     for title in ("kernel", "case", "proof"):
-        table.add_column(title, no_wrap=True)
+        table.add_column(title, overflow="fold")
     for title in ("error wgpu", "error mirror"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("tolerance", no_wrap=True)
+    table.add_column("tolerance", overflow="fold")
     table.add_column("verdict", no_wrap=True)
+    misses = []
     for (kernel, case, mode), group in rows.items():
         gpu = [v.error for v in group if v.subject.split()[0] == "wgpu"]
         mirror = [v.error for v in group if v.subject.split()[0] == "numba"]
@@ -60,8 +60,10 @@ def _print_verdicts(verdicts: Iterable[Verdict]) -> None:
         )
         for verdict in missed:
             reason = verdict.detail or f"{verdict.excess:.3g} times the tolerance"
-            table.add_row("", "", f"[red]{escape(f'{verdict.subject}: {reason}')}[/]")
+            misses.append(f"MISS {kernel}, {case}, {mode}, {verdict.subject}: {reason}")
     Console(width=None if _is_terminal() else 160).print(table)
+    for line in misses:
+        click.echo(line)
 
 
 def _is_terminal() -> bool:
