@@ -1,0 +1,73 @@
+"""What each preset costs: parameters, training tokens a second and peak memory, in one run."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+from _common import median, parse_arguments, print_table, seconds, write_result
+
+from ebm_wgpu.config import PRESETS, apply_overrides, preset
+from ebm_wgpu.kernels import open_device
+
+STEPS = 2
+
+
+def measure(name: str, device_name: str, windows: int) -> dict[str, float | str]:
+    """Cost of `windows` training windows of a preset, gradients and optimiser step included."""
+    import torch
+
+    from ebm_wgpu.models.registry import build_model
+    from ebm_wgpu.training.objectives import Objective
+    from ebm_wgpu.training.optimizers import Optimizers
+
+    config = apply_overrides(preset(name), ["model.splat_init=uniform"])
+    device = open_device(device_name)
+    vocab_size = config.data.vocab_size or 0
+    model = build_model(config, vocab_size, device)
+    objective, optimizers = Objective(config.train), Optimizers(model, config.train, device)
+    rng = np.random.default_rng(0)
+
+    def step() -> None:
+        shape = (windows, config.data.block_size + 1)
+        tokens = torch.from_numpy(rng.integers(0, vocab_size, shape)).long()
+        objective(model, tokens, 0)[0].backward()
+        optimizers.step(1.0)
+        optimizers.zero_grad()
+
+    step()
+    times = [seconds(step) for _ in range(STEPS)]
+    return {
+        "preset": name,
+        "dimension": config.model.dim,
+        "tokens in vocabulary": vocab_size,
+        "splats": config.model.n_splats,
+        "million parameters": model.n_parameters() / 1e6,
+        "windows": windows,
+        "tokens/s": windows * config.data.block_size / median(times),
+        "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments("presets", __doc__, device="numba", only="")
+    windows = {"nano": 16, "small": 4, "base": 1}
+    if arguments.only:
+        print(json.dumps(measure(arguments.only, arguments.device, windows[arguments.only])))
+        return
+    rows = []
+    # A process each, so that the peak memory is the preset's own.
+    for name in PRESETS:
+        command = [sys.executable, __file__, "--only", name, "--device", arguments.device]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append(json.loads(shown.splitlines()[-1]))
+    device = open_device(arguments.device)
+    print_table(f"one training step, {device.description}", rows)
+    write_result("presets", {"rows": rows}, device, output=arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""NanoEBM: a token model that answers at once (System 1) or thinks first (System 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.contrastive_divergence import ContrastiveDivergence
+from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy, map_chunks
+from ebm_wgpu.models.system2 import RefinedGuess, System2, System2Config
+from ebm_wgpu.models.token_chains import InformedMetropolis
+from ebm_wgpu.models.transformer_config import TransformerConfig
+from ebm_wgpu.models.transformer_lm import TransformerLM
+from ebm_wgpu.options import option
+
+
+@dataclass(frozen=True)
+class NanoEBMConfig(System2Config):
+    """System 2, and the terms of the loss besides its cross-entropy."""
+
+    auxiliary_weight: float = option(0.1, "weight of System 1's cross-entropy", ge=0)
+    entropy_weight: float = option(0.0, "weight of the entropy of the refined guess", ge=0)
+    infonce_weight: float = option(0.0, "weight of the InfoNCE term (0: none)", ge=0)
+    infonce_negatives: int = option(64, "negatives of the InfoNCE term", ge=1)
+    contrastive_weight: float = option(0.0, "weight of contrastive divergence (0: none)", ge=0)
+    contrastive_method: Literal["cd", "pcd", "fast_pcd"] = option(
+        "cd", "chains: from the data, persistent, or all persistent with restarts"
+    )
+    contrastive_steps: int = option(4, "steps of the chains for each batch", ge=1)
+    contrastive_length: int = option(32, "tokens of a sequence in the chains", ge=1)
+    n_particles: int = option(64, "persistent sequences of pcd and fast_pcd", ge=1)
+    restart_probability: float = option(
+        0.05, "share of fast_pcd's particles that start again at the data", ge=0, le=1
+    )
+
+
+class NanoEBM(TransformerLM):
+    """E(h, w) = -(h.W_w + b_w) for a context state h and a next token w.
+
+    System 1 answers softmax(-E). System 2 starts there and goes downhill in the energy of the guess
+    (`System2`); training differentiates through its steps. Sequences x have the energy
+    E(x) = sum_t E(h_t, x_{t+1}), which contrastive divergence teaches.
+
+    Terms of the loss: "token", the cross-entropy of the refined guess; "auxiliary", that of
+    System 1; "negative_entropy" of the refined guess; "infonce"; "contrastive". Those of weight
+    zero are not computed, except "auxiliary", which is reported whenever System 2 is on.
+
+    Attributes:
+        think_steps: steps of System 2 when scoring and generating, those of the configuration at
+            first; 0 answers with System 1. Losses are always those of the configuration.
+    """
+
+    unigram: Tensor
+
+    def __init__(self, config: TransformerConfig, nano: NanoEBMConfig, vocab_size: int) -> None:
+        """Weights are those of seed 0 until `initialize`.
+
+        Args:
+            config: the backbone.
+            nano: System 2 and the loss.
+            vocab_size: V.
+        """
+        super().__init__(config, vocab_size)
+        self.nano = nano
+        self.think_steps = nano.think_steps
+        self.system2 = System2(nano, config.dim)
+        self.system2.reset(torch.Generator().manual_seed(0))
+        self.register_buffer("unigram", torch.full((vocab_size,), 1 / vocab_size))
+        self.contrast: ContrastiveDivergence | None = None
+        if nano.contrastive_weight > 0:
+            self.contrast = ContrastiveDivergence(
+                nano.contrastive_method,
+                nano.contrastive_length + 1,
+                nano.contrastive_steps,
+                nano.n_particles,
+                nano.restart_probability,
+            )
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """Weights of the terms of `losses`."""
+        nano = self.nano
+        return {
+            "token": 1.0,
+            "auxiliary": nano.auxiliary_weight,
+            "negative_entropy": nano.entropy_weight,
+            "infonce": nano.infonce_weight,
+            "contrastive": nano.contrastive_weight,
+        }
+
+    @torch.no_grad()
+    def initialize(
+        self,
+        corpus_ids: npt.NDArray[np.integer[Any]],
+        token_counts: npt.NDArray[np.integer[Any]],
+        seed: int,
+    ) -> None:
+        """As `TransformerLM.initialize`; System 2 starts out equal to System 1."""
+        super().initialize(corpus_ids, token_counts, seed)
+        self.unigram.copy_(self.bias.exp())
+        self.system2.reset(torch.Generator().manual_seed(seed + 1))
+        if self.contrast is not None:
+            self.contrast.reset()
+
+    def losses(self, tokens: Tensor, latent: str = "mean", seed: int = 0) -> dict[str, Tensor]:
+        """Terms of the loss, scalars in nats; see the class and `loss_weights`.
+
+        Args:
+            tokens: (B, T+1) int64.
+            latent: changes nothing.
+            seed: of the number of steps, the negatives and the chains; dropout and Langevin noise
+                follow torch's own random state.
+
+        Raises:
+            ConfigError: T < contrastive_length.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        steps = self._training_steps(generator)
+        h = self.backbone(tokens[:, :-1], dropping=self.training).flatten(0, 1)
+        targets = tokens[:, 1:].flatten()
+        terms = self._prediction_terms(h, targets, steps)
+        if self.nano.infonce_weight > 0:
+            terms["infonce"] = self._infonce(h, targets, generator)
+        if self.contrast is not None:
+            terms["contrastive"] = self._contrastive(self.contrast, tokens, generator)
+        return terms
+
+    def log_probs(self, h: Tensor, think_steps: int | None = None) -> Tensor:
+        """log p(w | h), (P, V), of states (P, dim), after `think_steps` steps of System 2."""
+        return F.log_softmax(self.refine(h, think_steps).logits, dim=-1)
+
+    def refine(
+        self, h: Tensor, think_steps: int | None = None, traced: bool = False
+    ) -> RefinedGuess:
+        """The guess of System 2 for states (P, dim).
+
+        Args:
+            h: states, as `backbone` gives them.
+            think_steps: steps, 0 is System 1; the model's `think_steps` unless given.
+            traced: also give the energies of the guess before and after each step.
+        """
+        steps = self.think_steps if think_steps is None else think_steps
+        return self.system2(h, -self.logits(h), self.weight, steps, traced=traced)
+
+    def sequence_energy(self, tokens: Tensor) -> Tensor:
+        """E(x) = sum_t E(h_t, x_{t+1}), (N,) nats, of tokens (N, T); the first token is given."""
+        return self.read(tokens)[0]
+
+    def read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`sequence_energy` (N,), and the states that it comes from (N, T-1, dim)."""
+        h = self.backbone(tokens[:, :-1])
+        return self.token_energies(h, tokens[:, 1:]).sum(1), h
+
+    def propose(self, states: Tensor) -> Tensor:
+        """log softmax(-E(h, .)), (N, V), of states (N, dim): System 1."""
+        return F.log_softmax(self.logits(states), dim=-1)
+
+    def token_energies(self, h: Tensor, targets: Tensor) -> Tensor:
+        """E(h, w) = -(h.W_w + b_w), (...), of states (..., dim) and tokens (...)."""
+        return -((h * self.weight[targets]).sum(-1) + self.bias[targets])
+
+    def _training_steps(self, generator: torch.Generator) -> int:
+        steps = self.nano.think_steps
+        if self.nano.random_steps and self.training and steps > 1:
+            return int(torch.randint(1, steps + 1, (), generator=generator))
+        return steps
+
+    def _prediction_terms(self, h: Tensor, targets: Tensor, steps: int) -> dict[str, Tensor]:
+        bound = self.config.max_logits
+        if steps == 0 and self.nano.entropy_weight == 0:
+            return {"token": linear_cross_entropy(h, self.weight, self.bias, targets, bound)}
+
+        def score(h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+            energies = -self.logits(h)
+            noisy = self.training
+            logits = self.system2(h, energies, self.weight, steps, noisy=noisy).logits
+            log_p = F.log_softmax(logits, dim=-1)
+            token = F.nll_loss(log_p, targets, reduction="none")
+            first = F.cross_entropy(-energies, targets, reduction="none")
+            return token, first, (log_p.exp() * log_p).sum(-1)
+
+        token, first, negative_entropy = map_chunks(score, self.vocab_size, bound, h, targets)
+        terms = {"token": token.mean()}
+        if steps > 0:
+            terms["auxiliary"] = first.mean()
+        if self.nano.entropy_weight > 0:
+            terms["negative_entropy"] = negative_entropy.mean()
+        return terms
+
+    def _infonce(self, h: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """-log of the share of exp(-E)/q that the target has against tokens drawn from q.
+
+        q is the token frequency; dividing by it makes -E = log p(w|h) + constant the optimum
+        (ranking noise-contrastive estimation; Ma and Collins 2018, arXiv:1809.01812).
+        """
+        count = self.nano.infonce_negatives
+        drawn = torch.multinomial(self.unigram.cpu(), count, True, generator=generator)
+        negatives = drawn.to(targets.device)
+        log_q = self.unigram.log()
+        true = -self.token_energies(h, targets) - log_q[targets]
+        offered = F.linear(h, self.weight[negatives], self.bias[negatives] - log_q[negatives])
+        scores = torch.cat((true[:, None], offered), dim=1)
+        return (scores.logsumexp(1) - true).mean()
+
+    def _contrastive(
+        self, contrast: ContrastiveDivergence, tokens: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Contrastive divergence of a part of each row, nats a token."""
+        length = self.nano.contrastive_length
+        room = tokens.shape[1] - length
+        if room < 1:
+            raise ConfigError(
+                f"nano.contrastive_length={length} exceeds the {tokens.shape[1] - 1} tokens "
+                "predicted in a window: lower it, or raise data.block_size"
+            )
+        first = int(torch.randint(room, (), generator=generator))
+        data = tokens[:, first : first + length + 1]
+        kernel = InformedMetropolis(self)
+        return contrast(self.sequence_energy, kernel, data, generator) / length

@@ -1,0 +1,127 @@
+"""What the language models over a transformer backbone have in common: scoring and generation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebm_wgpu.models.linear_cross_entropy import map_chunks
+from ebm_wgpu.models.transformer_backbone import TransformerBackbone
+from ebm_wgpu.models.transformer_blocks import KeyValueCache
+from ebm_wgpu.models.transformer_config import TransformerConfig
+
+
+class TransformerLM(nn.Module, ABC):
+    """A distribution of the next token for each hidden state of a backbone.
+
+    The head is tied: E(h, w) = -(h.W_w + b_w) with W the token embedding, and b starting at the
+    logarithm of the token frequencies.
+
+    These families have no latents: `latent` is there for the interface all families share, and
+    changes nothing. Dropout acts in `losses` alone, and only in training mode.
+    """
+
+    def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
+        """Weights are those of seed 0 until `initialize`."""
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.backbone = TransformerBackbone(config, vocab_size)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    @property
+    def weight(self) -> Tensor:
+        """W, the token embedding and the output matrix at once, (V, dim)."""
+        return self.backbone.embedding.weight
+
+    @property
+    @abstractmethod
+    def loss_weights(self) -> Mapping[str, float]:
+        """Weights of the terms of `losses` that are minimised; other terms are reported only."""
+
+    @abstractmethod
+    def losses(self, tokens: Tensor, latent: str = "mean", seed: int = 0) -> dict[str, Tensor]:
+        """Terms of the loss of tokens (B, T+1), scalars; "token" is the cross-entropy in nats."""
+
+    @abstractmethod
+    def log_probs(self, h: Tensor) -> Tensor:
+        """log p(w | h), (P, V), of states (P, dim)."""
+
+    def logits(self, h: Tensor) -> Tensor:
+        """-E(h, w) = h.W_w + b_w, (..., V), of states (..., dim)."""
+        return F.linear(h, self.weight, self.bias)
+
+    @torch.no_grad()
+    def initialize(
+        self,
+        corpus_ids: npt.NDArray[np.integer[Any]],
+        token_counts: npt.NDArray[np.integer[Any]],
+        seed: int,
+    ) -> None:
+        """Draw all weights from `seed`, and set b to the token frequencies (each count plus one).
+
+        Args:
+            corpus_ids: the training text, (n,).
+            token_counts: how often each token occurs in it, (V,).
+            seed: of the weights.
+        """
+        self.backbone.reset(torch.Generator().manual_seed(seed))
+        counts = torch.from_numpy(np.asarray(token_counts, np.float64)) + 1
+        self.bias.copy_((counts / counts.sum()).log())
+
+    def token_log_probs(
+        self, tokens: Tensor, targets: Tensor, latent: str = "mean", seed: int = 0
+    ) -> Tensor:
+        """log p(targets[b, t] | tokens[b, :t+1]), nats, (B, T), for tokens and targets (B, T).
+
+        At most `max_logits` entries of the (B T, V) matrix exist at a time.
+        """
+        h = self.backbone(tokens).flatten(0, 1)
+        (chosen,) = map_chunks(
+            self._target_log_probs, self.vocab_size, self.config.max_logits, h, targets.flatten()
+        )
+        return chosen.view(targets.shape)
+
+    def next_token_log_probs(self, tokens: Tensor, latent: str = "mean", seed: int = 0) -> Tensor:
+        """log p(next token | tokens), (B, V), for tokens (B, T)."""
+        return self.log_probs(self.backbone(tokens)[:, -1])
+
+    def start_cache(self, rows: int) -> KeyValueCache:
+        """An empty cache for `rows` texts that grow side by side."""
+        return self.backbone.start_cache(rows)
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, cache: KeyValueCache, lengths: Tensor | None = None) -> Tensor:
+        """log p(next token | all read so far), (B, V), after reading on.
+
+        One call reads the prompts, each further call the tokens that were chosen:
+
+            cache = model.start_cache(len(prompts))
+            log_probs = model.step(padded_prompts, cache, lengths)
+            log_probs = model.step(chosen[:, None], cache)
+
+        Args:
+            tokens: new tokens (B, S); shorter rows are padded at the end with any ids.
+            cache: what was read before; extended in place.
+            lengths: real tokens of each row (B,), from 1 to S; all S unless given.
+
+        Raises:
+            ConfigError: lengths out of range, or more tokens than `max_length`.
+        """
+        return self.log_probs(self.backbone.extend(tokens, cache, lengths))
+
+    def parameter_count(self) -> dict[str, int]:
+        """Trained parameters: "embedding", which is the output matrix too, "other", and "total"."""
+        total = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        embedding = self.weight.numel()
+        return {"embedding": embedding, "other": total - embedding, "total": total}
+
+    def _target_log_probs(self, h: Tensor, targets: Tensor) -> tuple[Tensor]:
+        return (self.log_probs(h).gather(1, targets[:, None])[:, 0],)

@@ -1,0 +1,154 @@
+"""System 2: its steps are the gradient of its energy, go downhill, and can be learned through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.system2 import System2, System2Config
+
+P, V, D = 6, 7, 5
+DOUBLE = torch.float64
+
+
+def problem(seed: int = 0, **options: Any) -> tuple[System2, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    system = System2(System2Config(**({"interaction": 4} | options)), D).double()
+    system.reset(generator)
+    if system.interaction is not None:
+        strength = torch.randn(4, dtype=DOUBLE, generator=generator)
+        system.interaction.strength.data.copy_(strength)
+    shapes = {"h": (P, D), "energies": (P, V), "weight": (V, D)}
+    given = {k: torch.randn(s, dtype=DOUBLE, generator=generator) for k, s in shapes.items()}
+    return system, given
+
+
+@pytest.mark.parametrize("interaction", [0, 4])
+@pytest.mark.parametrize("entropy", [0.0, 0.7])
+def test_the_direction_is_the_gradient_of_the_energy(interaction: int, entropy: float) -> None:
+    options = {"interaction": interaction, "entropy": entropy, "step_clamp": 1e9}
+    system, given = problem(gradient="logit", **options)
+    logits = torch.randn(P, V, dtype=DOUBLE, requires_grad=True)
+    energy = system.energy(given["h"], logits, given["energies"], given["weight"])
+    expected = torch.autograd.grad(energy.sum(), logits)[0]
+    found = system.direction(given["h"], logits, given["energies"], given["weight"])
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
+    natural, _ = problem(gradient="natural", **options)
+    slope = natural.direction(given["h"], logits, given["energies"], given["weight"])
+    # The Fisher matrix of a softmax, diag(p) - p p^T, turns the natural gradient into the plain.
+    p = logits.softmax(-1)
+    fisher = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    product = (fisher @ slope[..., None])[..., 0]
+    torch.testing.assert_close(product, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("gradient", ["natural", "logit"])
+@pytest.mark.parametrize("entropy", [0.0, 1.0])
+def test_small_steps_lower_the_energy_every_time(gradient: str, entropy: float) -> None:
+    for seed in range(10):
+        system, given = problem(seed, gradient=gradient, entropy=entropy, step_size=0.01)
+        trace = system(**given, steps=40, traced=True).trace
+        assert trace.shape == (41, P)
+        start = system.direction(given["h"], -given["energies"], given["energies"], given["weight"])
+        # Without an active unit, System 1 is the minimum already.
+        moving = start.abs().amax(1) > 1e-12
+        assert bool(moving.any())
+        steps = trace.diff(dim=0)
+        assert bool((steps[:, moving] < 0).all())
+        assert steps[:, ~moving].abs().sum().item() < 1e-12
+
+
+def test_no_steps_is_system_1() -> None:
+    system, given = problem()
+    assert torch.equal(system(**given, steps=0).logits, -given["energies"])
+
+
+def test_without_interaction_system_1_minimises_the_free_energy() -> None:
+    system, given = problem(interaction=0, entropy=1.0)
+    found = system(**given, steps=3, traced=True)
+    torch.testing.assert_close(found.logits, -given["energies"], rtol=0, atol=1e-12)
+    log_partition = (-given["energies"]).logsumexp(-1)
+    torch.testing.assert_close(found.trace[0], -log_partition, rtol=1e-12, atol=1e-12)
+
+
+def test_expected_energy_alone_only_sharpens() -> None:
+    system, given = problem(interaction=0, entropy=0.0, step_size=0.5, step_clamp=1e9)
+    found = system(**given, steps=3).logits.log_softmax(-1)
+    expected = (-2.5 * given["energies"]).log_softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_steps_are_clamped() -> None:
+    system, given = problem(step_clamp=0.1, step_size=2.0)
+    change = system(**given, steps=1).logits + given["energies"]
+    assert change.abs().max().item() == pytest.approx(0.2)
+
+
+def test_a_row_stops_where_its_energy_would_rise_or_hardly_fall() -> None:
+    system, given = problem(step_size=30.0, energy_tolerance=1e-3, entropy=0.3)
+    found = system(**given, steps=10, traced=True)
+    steps = found.trace.diff(dim=0)
+    assert bool(((steps <= -1e-3) | (steps == 0)).all())
+    assert bool((steps == 0).any())
+    # What one row does is none of another's business.
+    alone = system(given["h"][:1], given["energies"][:1], given["weight"], steps=10)
+    torch.testing.assert_close(found.logits[:1], alone.logits, rtol=1e-12, atol=1e-12)
+
+
+def test_hard_tokens_read_the_likeliest_embedding() -> None:
+    system, given = problem(tokens="hard")
+    assert system.interaction is not None
+    logits = torch.randn(P, V, dtype=DOUBLE)
+    with torch.no_grad():
+        found = system.energy(given["h"], logits, given["energies"], given["weight"])
+        p = logits.softmax(-1)
+        token = given["weight"][logits.argmax(-1)]
+        phi = system.interaction.energy(system.interaction.context(given["h"]), token)
+        expected = (p * (given["energies"] + p.log())).sum(-1) + phi
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    learned = system(given["h"], given["energies"].requires_grad_(), given["weight"], steps=2)
+    assert bool(torch.autograd.grad(learned.logits[0, 0], given["energies"])[0][0].abs().sum() > 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient": "logit", "entropy": 0.0}])
+def test_gradients_go_through_all_steps(options: dict[str, Any]) -> None:
+    system, given = problem(**options)
+    names = [name for name, _ in system.named_parameters()]
+
+    def refined(h: torch.Tensor, e: torch.Tensor, w: torch.Tensor, *values: torch.Tensor) -> Any:
+        parameters = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(system, parameters, (h, e, w, 3)).logits
+
+    inputs = [x.requires_grad_() for x in (*given.values(), *system.parameters())]
+    assert torch.autograd.gradcheck(refined, inputs, fast_mode=True)
+
+
+def test_langevin_noise_has_its_temperature() -> None:
+    system, given = problem(noise=0.5, step_size=0.1)
+    given = {k: x.repeat(2000, 1) if k != "weight" else x for k, x in given.items()}
+    torch.manual_seed(0)
+    noisy = system(**given, steps=1, noisy=True).logits
+    difference = noisy - system(**given, steps=1).logits
+    # 84,000 draws: the standard error of a deviation is 0.25%.
+    assert difference.std().item() == pytest.approx((2 * 0.5 * 0.1) ** 0.5, rel=0.0125)
+
+
+def test_a_fixed_step_size_is_not_learned() -> None:
+    assert not problem(learn_step_size=False)[0].log_step.requires_grad
+    assert problem()[0].log_step.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"think_steps": -1}, "nano.think_steps=-1 must be >= 0"),
+        ({"step_size": 0.0}, "nano.step_size=0.0 must be > 0"),
+        ({"tokens": "firm"}, "nano.tokens='firm' must be soft or hard"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        System2Config(**given)
