@@ -18,7 +18,6 @@ order. A reader that finds another digest, or an object not named here, refuses 
 """
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebm_wgpu.errors import StoreError
+from ebm_wgpu.files import sync_file, sync_folder
 from ebm_wgpu.splats.store import History, SplatStore
 
 ENCODING_VERSION = "1"
@@ -105,7 +105,7 @@ def write_store(store: SplatStore, path: Path) -> None:
     try:
         _write_file(temporary, groups)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path}: cannot write: {_one_line(error)}") from error
     finally:
@@ -166,18 +166,7 @@ def _write_file(path: Path, groups: dict[str, _Group]) -> None:
                     fletcher32=True,
                 )
         file.attrs.create("sha256", np.bytes_(_digest(groups)))
-    with path.open("r+b") as written:
-        os.fsync(written.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    # Only POSIX systems open folders, and only they need it for a rename to survive a power cut.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_file(path)
 
 
 def _digest(groups: dict[str, _Group]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebm_wgpu.errors import DataError
+from ebm_wgpu.files import write_atomically
 
 TokenIds = npt.NDArray[np.int32]
 
@@ -172,10 +172,7 @@ class TextTokenizer(ABC):
             "fingerprint": self.fingerprint,
             "state": self.state(),
         }
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(Path(path), json.dumps(document, ensure_ascii=False).encode())
 
 
 def check_unicode(text: str) -> None:

@@ -23,8 +23,7 @@ from safetensors.torch import load_file, save_file
 
 import ebm_wgpu
 from ebm_wgpu.errors import CheckpointError, StoreError
-from ebm_wgpu.splats.store import SplatStore
-from ebm_wgpu.training.files import (
+from ebm_wgpu.files import (
     TEMPORARY_PREFIX,
     file_digest,
     json_digest,
@@ -33,6 +32,7 @@ from ebm_wgpu.training.files import (
     sync_folder,
     write_atomically,
 )
+from ebm_wgpu.splats.store import SplatStore
 
 FORMAT = "ebm-wgpu-checkpoint"
 VERSION = 1

@@ -19,15 +19,15 @@ from typing import Any
 
 from ebm_wgpu.config import Config
 from ebm_wgpu.errors import CheckpointError, ConfigError
-from ebm_wgpu.text.tokenizers import TextTokenizer, load_tokenizer
-from ebm_wgpu.training.checkpoints import checkpoint_name
-from ebm_wgpu.training.files import (
+from ebm_wgpu.files import (
     locked,
     remove_folder,
     remove_leftovers,
     sync_file,
     write_atomically,
 )
+from ebm_wgpu.text.tokenizers import TextTokenizer, load_tokenizer
+from ebm_wgpu.training.checkpoints import checkpoint_name
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -143,7 +143,6 @@ class RunFolder:
         for leftover in self.path.glob(f".{TOKENIZER_FILE}.*.tmp"):
             leftover.unlink()
         tokenizer.save(self.path / TOKENIZER_FILE)
-        sync_file(self.path / TOKENIZER_FILE)
 
     def read_tokenizer(self) -> TextTokenizer:
         """The run's tokenizer.

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ebm_wgpu.errors import CheckpointError, StoreError
+from ebm_wgpu.files import TEMPORARY_PREFIX, json_digest
 from ebm_wgpu.sphere import random_uniform
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.training import checkpoints as module
@@ -16,7 +17,6 @@ from ebm_wgpu.training.checkpoints import (
     verify_checkpoint,
     write_checkpoint,
 )
-from ebm_wgpu.training.files import TEMPORARY_PREFIX, json_digest
 
 NAMES = ("splats.h5", "weights.safetensors", "trainer.pt", "manifest.json")
 

@@ -2,9 +2,9 @@ import pytest
 
 from ebm_wgpu.config import Config
 from ebm_wgpu.errors import CheckpointError, DataError
+from ebm_wgpu.files import TEMPORARY_PREFIX
 from ebm_wgpu.text.tokenizers import make_tokenizer
 from ebm_wgpu.training.checkpoints import checkpoint_name
-from ebm_wgpu.training.files import TEMPORARY_PREFIX
 from ebm_wgpu.training.run_folder import RunFolder
 
 

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from ebm_wgpu import files
 from ebm_wgpu.errors import CheckpointError
-from ebm_wgpu.training import files
 
 
 def test_write_atomically_replaces_the_whole_and_leaves_nothing(tmp_path):
@@ -67,7 +67,7 @@ def test_digests(tmp_path):
 def test_a_lock_keeps_other_processes_out_until_it_ends(tmp_path):
     path = tmp_path / "run.lock"
     code = (
-        "import pathlib, sys; from ebm_wgpu.training.files import locked\n"
+        "import pathlib, sys; from ebm_wgpu.files import locked\n"
         f"with locked(pathlib.Path({str(path)!r})): pass"
     )
     with files.locked(path):
