@@ -1,4 +1,4 @@
-"""What each preset costs: parameters, training tokens a second and peak memory, in one run."""
+"""What each splat preset costs: parameters, tokens a second in training, and peak memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import sys
 import numpy as np
 from _common import median, parse_arguments, print_table, seconds, write_result
 
-from ebm_wgpu.config import PRESETS, apply_overrides, preset
+from ebm_wgpu.config import apply_overrides, preset
 from ebm_wgpu.kernels import open_device
 
 STEPS = 2
+WINDOWS = {"nano": 16, "small": 4, "base": 1}
+"""Windows of a step, by splat preset."""
 
 
 def measure(name: str, device_name: str, windows: int) -> dict[str, float | str]:
@@ -54,13 +56,12 @@ def measure(name: str, device_name: str, windows: int) -> dict[str, float | str]
 
 def main() -> None:
     arguments = parse_arguments("presets", __doc__, device="numba", only="")
-    windows = {"nano": 16, "small": 4, "base": 1}
     if arguments.only:
-        print(json.dumps(measure(arguments.only, arguments.device, windows[arguments.only])))
+        print(json.dumps(measure(arguments.only, arguments.device, WINDOWS[arguments.only])))
         return
     rows = []
     # A process each, so that the peak memory is the preset's own.
-    for name in PRESETS:
+    for name in WINDOWS:
         command = [sys.executable, __file__, "--only", name, "--device", arguments.device]
         shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         rows.append(json.loads(shown.splitlines()[-1]))

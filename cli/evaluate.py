@@ -20,10 +20,19 @@ from . import _options
 )
 @click.option("--draws", type=int, default=1, show_default=True, help="Latents averaged a token.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@_options.think_steps
+@_options.best_of
 @_options.device
 @_options.as_json
 def command(
-    checkpoint: Path | None, latent: str | None, draws: int, seed: int, device: str, as_json: bool
+    checkpoint: Path | None,
+    latent: str | None,
+    draws: int,
+    seed: int,
+    think_steps: int | None,
+    best_of: int | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Score every token of the validation text once, with left context.
 
@@ -35,6 +44,7 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
+    from ebm_wgpu.config import apply_overrides
     from ebm_wgpu.evaluation import evaluate_perplexity
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.text.corpora import load_corpus
@@ -44,7 +54,10 @@ def command(
     from ._runs import newest_run
 
     loaded = load_run(checkpoint or newest_run(), open_device(device))
-    data = loaded.config.data
+    loaded.model.think(think_steps, best_of)
+    chosen = [] if latent is None else [f"train.token_latent={latent}"]
+    config = apply_overrides(loaded.config, chosen)
+    data = config.data
     text = load_corpus(data.dataset, "valid", data.data_dir, data.valid_path)
     stream = TokenStream.from_text(text, loaded.tokenizer, f"validation text of {data.dataset}")
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -52,16 +65,16 @@ def command(
         report = evaluate_perplexity(
             loaded.model,
             stream,
-            loaded.config,
+            config,
             start_id=loaded.tokenizer.start_id,
-            latent=latent,  # type: ignore[arg-type]
             draws=draws,
             seed=seed,
             n_bytes=len(text.encode()),
             on_batch=lambda scored: progress.update(task, completed=scored),
         )
     if as_json:
-        record = {"run": str(loaded.run.path), "step": loaded.step, **report.summary()}
+        thinking = {"think_steps": think_steps, "best_of": best_of}
+        record = {"run": str(loaded.run.path), "step": loaded.step, **report.summary(), **thinking}
         click.echo(json.dumps(record, indent=1))
         return
     error = "" if not report.standard_error else f" +- {report.standard_error:,.2f}"

@@ -24,6 +24,13 @@ from . import _options
 @click.option("--top-k", type=int, help="Draw from the k likeliest tokens only.")
 @click.option("--top-p", type=float, default=0.95, show_default=True, help="Nucleus sampling.")
 @click.option(
+    "--repetition-penalty",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Exponent of the probability of tokens that the text has already.",
+)
+@click.option(
     "--latent",
     type=click.Choice(["mean", "exact", "langevin"]),
     help="Latent to decode: closed-form mean, exact draw, or Langevin state. [as configured]",
@@ -35,6 +42,8 @@ from . import _options
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the text here as well."
 )
+@_options.think_steps
+@_options.best_of
 @_options.device
 def command(
     prompt: str | None,
@@ -44,13 +53,17 @@ def command(
     temperature: float,
     top_k: int | None,
     top_p: float,
+    repetition_penalty: float,
     latent: str | None,
     seed: int,
     stream: bool,
     output: Path | None,
+    think_steps: int | None,
+    best_of: int | None,
     device: str,
 ) -> None:
     """Go on from a prompt by sampling the model's energy."""
+    from ebm_wgpu.config import apply_overrides
     from ebm_wgpu.errors import ConfigError
     from ebm_wgpu.generation import SamplingSettings, generate_text
     from ebm_wgpu.kernels import open_device
@@ -63,16 +76,20 @@ def command(
         raise ConfigError("give the text to go on from: --prompt TEXT or --prompt-file FILE")
     text = read_text(prompt_file) if prompt_file is not None else prompt or ""
     trained = load_run(checkpoint or newest_run(), open_device(device))
+    trained.model.think(think_steps, best_of)
+    chosen = [] if latent is None else [f"sampler.latent={latent}"]
+    config = apply_overrides(trained.config, chosen)
     settings = SamplingSettings(
         max_tokens=max_tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        latent=latent or trained.config.sampler.latent,  # type: ignore[arg-type]
+        repetition_penalty=repetition_penalty,
+        latent=config.sampler.latent,
         seed=seed,
     )
     pieces = generate_text(
-        trained.model, trained.tokenizer, text, settings, trained.config.data.eval_context
+        trained.model, trained.tokenizer, text, settings, config.data.eval_context
     )
     if stream:
         click.echo(text, nl=False)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ebm_wgpu.models.registry import FAMILIES
+
 INTERRUPTED = 130
 
 
@@ -16,9 +18,13 @@ def _as_overrides(**given: str | None) -> list[str]:
 
 @click.command("train")
 @click.argument("overrides", nargs=-1, metavar="[SECTION.NAME=VALUE]...")
-@click.option("--config", "config_name", help="Preset (nano, small, base) or JSON file. [small]")
+@click.option(
+    "--config",
+    "config_name",
+    help="Preset, such as nano or shakespeare-nano, or JSON file. [small]",
+)
 @click.option("--dataset", help="wikitext-2, wikitext-103, shakespeare, or a path.")
-@click.option("--model", help="Model family.")
+@click.option("--model", metavar="|".join(FAMILIES), help="Model family.")
 @click.option("--device", metavar="auto|wgpu|vulkan|numba|cpu", help="Where kernels run.")
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run (the newest one, without --run).")

@@ -12,6 +12,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
+from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
+from ebm_wgpu.models.registry import family_disagreements
+from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.options import Option, option, options_of
 
 Latent = Literal["mean", "exact", "langevin"]
@@ -55,9 +59,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the model and where its splats start."""
+    """The family of the model, and the shape of a splat model and where its splats start."""
 
-    family: Literal["splat"] = option("splat", "kind of model: splat is the splat language model")
+    family: Literal["splat", "transformer", "nano", "ebt"] = option(
+        "splat",
+        "kind of model: splats, a causal transformer (section transformer), NanoEBM over one "
+        "(transformer and nano), or an energy-based transformer (ebt)",
+    )
     dim: int = option(256, "dimension d of the space whose unit sphere S^(d-1) holds meaning", ge=8)
     n_splats: int = option(16384, "number of splats", ge=1)
     kappa_init: float = option(5.0, "first concentration per degree of freedom", ge=1, le=50)
@@ -133,7 +141,9 @@ class TrainConfig:
 
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
     device: Literal["auto", "wgpu", "vulkan", "numba", "cpu"] = option(
-        "auto", "auto takes a hardware adapter if there is one, and numba (cpu) otherwise"
+        "auto",
+        "where kernels run: auto takes a hardware adapter if there is one, and numba (cpu) "
+        "otherwise; families without splats use torch on the processor",
     )
     steps: int = option(20000, "optimiser steps", ge=1)
     max_minutes: float | None = option(None, "stop after so many minutes (none: never)", gt=0)
@@ -164,13 +174,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run: `load_config` makes one from a preset or file and overrides."""
+    """A whole run: `load_config` makes one from a preset or file and overrides.
+
+    A run uses the sections that its family needs; the others keep their defaults.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    nano: NanoEBMConfig = field(default_factory=NanoEBMConfig)
+    ebt: EnergyTransformerConfig = field(default_factory=EnergyTransformerConfig)
 
     def validate(self) -> Config:
         """Itself, if every value is in range and they agree with each other.
@@ -186,7 +202,7 @@ class Config:
         return self
 
     def _disagreements(self) -> Iterator[tuple[bool, str]]:
-        data, model, energy = self.data, self.model, self.energy
+        data, model = self.data, self.model
         yield (
             data.eval_stride > data.eval_context,
             f"data.eval_stride={data.eval_stride} must be <= data.eval_context={data.eval_context}",
@@ -213,21 +229,7 @@ class Config:
             model.splat_init == "embedding" and model.embedding_path is None,
             "model.splat_init=embedding needs model.embedding_path=FOLDER_OR_FILE",
         )
-        for key, size in (
-            ("energy.n_neighbours", energy.n_neighbours),
-            ("sampler.list_size", self.sampler.list_size),
-        ):
-            yield size > model.n_splats, f"{key}={size} must be <= model.n_splats={model.n_splats}"
-        solvable = energy.form == "normalized" and not (energy.lambda_geom or energy.lambda_comp)
-        for key, latent in (
-            ("sampler.latent", self.sampler.latent),
-            ("train.token_latent", self.train.token_latent),
-        ):
-            yield (
-                latent == "exact" and not solvable,
-                f"{key}=exact needs energy.form=normalized, energy.lambda_geom=0 and "
-                f"energy.lambda_comp=0: use {key}=langevin",
-            )
+        yield from family_disagreements(self)
 
     def to_json(self) -> str:
         """The configuration as JSON text, two levels of objects, ending in a newline."""
@@ -264,6 +266,38 @@ class Config:
 OPTIONS: Mapping[str, Option] = MappingProxyType(options_of(Config))
 """Every option by its key, `section.name`."""
 
+
+def _shakespeare(block_size: int) -> DataConfig:
+    """Tiny Shakespeare by characters, each of them scored after at least half a block."""
+    return DataConfig(
+        dataset="shakespeare",
+        tokenizer="char",
+        vocab_size=None,
+        block_size=block_size,
+        eval_context=block_size,
+        eval_stride=block_size // 2,
+    )
+
+
+def _characters(family: Literal["transformer", "nano", "ebt"], lr: float = 6e-3) -> Config:
+    """The shape of nanoGPT's small setting, for minutes on a processor."""
+    block_size = 64
+    return Config(
+        data=_shakespeare(block_size),
+        model=ModelConfig(family=family),
+        train=TrainConfig(
+            steps=5000,
+            batch_size=12,
+            lr=lr,
+            betas=(0.9, 0.99),
+            warmup_steps=100,
+            min_lr_ratio=0.02,
+        ),
+        transformer=TransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size),
+        ebt=EnergyTransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size),
+    )
+
+
 PRESETS: Mapping[str, Config] = MappingProxyType(
     {
         "nano": Config(
@@ -288,12 +322,28 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
             model=ModelConfig(dim=640, n_splats=50000, n_experts=8, expert_hidden=1024),
             train=TrainConfig(steps=100000, lr=6e-4, warmup_steps=1000, eval_every=1000),
         ),
+        "shakespeare-transformer": _characters("transformer"),
+        "shakespeare-nano": _characters("nano"),
+        "shakespeare-ebt": _characters("ebt", lr=2e-3),
+        "shakespeare-10m": Config(
+            data=_shakespeare(block_size=256),
+            model=ModelConfig(family="transformer"),
+            train=TrainConfig(
+                steps=5000,
+                batch_size=64,
+                betas=(0.9, 0.99),
+                warmup_steps=100,
+                eval_every=250,
+                eval_tokens=None,
+            ),
+            transformer=TransformerConfig(dropout=0.2, max_length=256),
+        ),
     }
 )
 
 
 def preset(name: str) -> Config:
-    """The preset `name`: "nano", "small" or "base".
+    """The preset `name`, a key of `PRESETS`.
 
     Raises:
         ConfigError: there is none of that name.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ebm_wgpu.config import Latent
 from ebm_wgpu.errors import ConfigError, DataError
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
 
-Latent = Literal["mean", "exact", "langevin"]
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -25,6 +25,24 @@ class NextTokenModel(Protocol):
         ...
 
 
+@runtime_checkable
+class CachedModel(NextTokenModel, Protocol):
+    """A family that keeps what it has computed of a text while the text grows."""
+
+    def start_cache(self, rows: int) -> Any:
+        """An empty cache for `rows` texts."""
+
+    def step(
+        self,
+        tokens: torch.Tensor,
+        cache: Any,
+        lengths: torch.Tensor | None = None,
+        latent: Latent = "mean",
+        seed: int = 0,
+    ) -> torch.Tensor:
+        """`next_token_log_probs` of all that was read, (B, V), after reading tokens (B, S) too."""
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """How the next token is drawn.
@@ -34,6 +52,7 @@ class SamplingSettings:
         temperature: the distribution is p^(1/temperature), renormalised; 0 takes the likeliest.
         top_k: keep the k likeliest tokens; None keeps all.
         top_p: keep the smallest set of likeliest tokens whose probability reaches top_p.
+        repetition_penalty: tokens that the text has already get p^repetition_penalty; 1 is none.
         latent: the latent that is decoded: its closed-form mean, an exact draw, a Langevin state.
         seed: the same seed, prompt and settings give the same text.
     """
@@ -42,6 +61,7 @@ class SamplingSettings:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
     latent: Latent = "mean"
     seed: int = 0
 
@@ -62,6 +82,11 @@ class SamplingSettings:
                 f"top_k={self.top_k} must be at least 1; leave it out to keep all tokens",
             ),
             (not 0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1"),
+            (
+                not 1 <= self.repetition_penalty < np.inf,
+                f"repetition_penalty={self.repetition_penalty} must be finite and at least 1 "
+                "(1 is none)",
+            ),
             (not 0 <= self.seed < 2**63, f"seed={self.seed} must be from 0 to 2^63 - 1"),
         ):
             if wrong:
@@ -69,21 +94,27 @@ class SamplingSettings:
 
 
 def next_token_probabilities(
-    log_probs: npt.NDArray[np.floating], settings: SamplingSettings
+    log_probs: npt.NDArray[np.floating],
+    settings: SamplingSettings,
+    written: Collection[int] = (),
 ) -> npt.NDArray[np.float64]:
-    """Tempered, truncated and renormalised next-token distribution.
+    """Penalised, tempered, truncated and renormalised next-token distribution.
 
-    Temperature comes first, then top-k, then top-p on what is left (the nucleus of Holtzman et al.
-    2020, arXiv:1904.09751). Among equals the lower token id stays.
+    The penalty comes first (Keskar et al. 2019, arXiv:1909.05858, section 4.1, on log
+    probabilities), then temperature, then top-k, then top-p on what is left (the nucleus of
+    Holtzman et al. 2020, arXiv:1904.09751). Among equals the lower token id stays.
 
     Args:
         log_probs: log probabilities, (V,).
-        settings: temperature, top_k and top_p.
+        settings: repetition_penalty, temperature, top_k and top_p.
+        written: tokens that the text has already; how often does not matter.
 
     Returns:
         Probabilities, (V,) float64, summing to one.
     """
-    log_probs = np.asarray(log_probs, np.float64)
+    log_probs = np.array(log_probs, np.float64)
+    if settings.repetition_penalty != 1 and written:
+        log_probs[list(written)] *= settings.repetition_penalty
     order = np.argsort(-log_probs, kind="stable")
     if settings.temperature == 0:
         order = order[:1]
@@ -139,14 +170,38 @@ def generate_ids(
             "prompt, or train with a larger data.eval_context"
         )
     tokens = [int(token) for token in prompt]
+    written = set(tokens)
+    reader = _Reader(model, settings, context)
     for position in range(settings.max_tokens):
-        window = torch.tensor([tokens[-context:]])
-        with torch.no_grad():
-            latent_seed = _stream_seed(settings.seed, position)
-            log_probs = model.next_token_log_probs(window, settings.latent, latent_seed)
-        probabilities = next_token_probabilities(log_probs[0].numpy(), settings)
+        log_probs = reader.log_probs(tokens, _stream_seed(settings.seed, position))
+        probabilities = next_token_probabilities(log_probs, settings, written)
         tokens.append(_draw(probabilities, settings.seed, position))
+        written.add(tokens[-1])
         yield tokens[-1]
+
+
+class _Reader:
+    """Next-token distributions of a growing text, from a cache as far as there is one.
+
+    Once the text is longer than the context the window slides: each of its tokens then has another
+    position and fewer before it, so that nothing cached would be right.
+    """
+
+    def __init__(self, model: NextTokenModel, settings: SamplingSettings, context: int) -> None:
+        self._model, self._latent, self._context = model, settings.latent, context
+        self._cached = model if isinstance(model, CachedModel) else None
+        self._cache = None if self._cached is None else self._cached.start_cache(1)
+        self._read = 0
+
+    @torch.no_grad()
+    def log_probs(self, tokens: list[int], seed: int) -> npt.NDArray[np.floating]:
+        """log p(next token | tokens), (V,); `tokens` begins with those of the call before."""
+        if self._cached is not None and len(tokens) <= self._context:
+            new = torch.tensor([tokens[self._read :]])
+            self._read = len(tokens)
+            return self._cached.step(new, self._cache, latent=self._latent, seed=seed)[0].numpy()
+        window = torch.tensor([tokens[-self._context :]])
+        return self._model.next_token_log_probs(window, self._latent, seed)[0].numpy()
 
 
 def generate_text(

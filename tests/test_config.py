@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ebm_wgpu.config import OPTIONS, PRESETS, Config, apply_overrides, load_config, preset
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.registry import FAMILIES
 from ebm_wgpu.text.tokenizers import TOKENIZERS
 
 
@@ -32,12 +33,69 @@ def test_presets_have_the_shapes_they_are_named_for():
             c.data.block_size,
         )
         for name, c in PRESETS.items()
+        if c.model.family == "splat"
     }
     assert shapes == {
         "nano": ("bpe", 4096, 64, 4096, 128),
         "small": ("bpe", 16384, 256, 16384, 256),
         "base": ("gpt2", 50257, 640, 50000, 512),
     }
+
+
+def test_presets_of_the_other_families_have_the_shapes_of_nanogpt():
+    shapes = {
+        name: (c.model.family, c.transformer.n_layers, c.transformer.dim, c.data.block_size)
+        for name, c in PRESETS.items()
+        if c.model.family != "splat"
+    }
+    assert shapes == {
+        "shakespeare-transformer": ("transformer", 4, 128, 64),
+        "shakespeare-nano": ("nano", 4, 128, 64),
+        "shakespeare-ebt": ("ebt", 4, 128, 64),
+        "shakespeare-10m": ("transformer", 6, 384, 256),
+    }
+    ebt = PRESETS["shakespeare-ebt"].ebt
+    assert (ebt.n_layers, ebt.dim, ebt.max_length) == (4, 128, 64)
+    assert PRESETS["shakespeare-10m"].transformer.dropout == 0.2
+
+
+def test_family_choices_are_the_registry():
+    for name in FAMILIES:
+        assert apply_overrides(Config(), [f"model.family={name}"]).model.family == name
+    with pytest.raises(ConfigError, match=" or ".join(FAMILIES)):
+        apply_overrides(Config(), ["model.family=gan"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.family=transformer", "data.eval_context=2048"], "<= transformer.max_length=1024"),
+        (["model.family=nano", "data.block_size=1025"], "data.block_size=1025 must be <= trans"),
+        (["model.family=ebt", "ebt.max_length=500"], "eval_context=512 must be <= ebt.max_length"),
+        (["model.family=ebt", "ebt.replay_capacity=4", "data.block_size=257"], "ebt.replay_tokens"),
+        (
+            ["model.family=nano", "nano.contrastive_weight=1", "data.block_size=31"],
+            "nano.contrastive_length=32 must be <= data.block_size=31",
+        ),
+        (["model.family=transformer", "sampler.latent=exact"], "sampler.latent=exact must be mean"),
+        (["model.family=nano", "train.token_latent=langevin"], "train.token_latent=langevin must"),
+        (["model.family=ebt", "train.dsm_weight=0.1"], "train.dsm_weight=0.1 must be 0 for"),
+        (["transformer.dim=100"], "must be a multiple of 2 x transformer.n_heads=12"),
+        (["nano.think_steps=-1"], "nano.think_steps=-1 must be >= 0"),
+        (["ebt.min_steps=3"], "ebt.min_steps=3 must be <= ebt.max_steps=2"),
+    ],
+)
+def test_what_a_family_does_not_go_with_is_one_line(overrides, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        apply_overrides(Config(), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_family_does_not_mind_the_sections_of_others():
+    for ignored, family in (("model.n_splats=8", "transformer"), ("ebt.max_length=8", "splat")):
+        config = apply_overrides(Config(), [f"model.family={family}", ignored])
+        assert config.model.family == family
+    assert apply_overrides(Config(), ["data.eval_context=2048"]).data.eval_context == 2048
 
 
 def test_every_option_has_help_and_a_valid_default():

@@ -9,11 +9,19 @@ from scipy import stats
 
 from ebm_wgpu.errors import ConfigError, DataError
 from ebm_wgpu.generation import (
+    CachedModel,
     SamplingSettings,
     generate_ids,
     generate_text,
     next_token_probabilities,
 )
+from ebm_wgpu.models.base import LanguageModel
+from ebm_wgpu.models.causal_transformer import CausalTransformer
+from ebm_wgpu.models.energy_transformer import EnergyTransformer
+from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
+from ebm_wgpu.models.nano_ebm import NanoEBM
+from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
+from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.text.tokenizers import make_tokenizer
 
 LOGITS = st.lists(st.floats(-8, 8), min_size=2, max_size=12).map(
@@ -66,6 +74,98 @@ def test_temperature_zero_is_greedy_and_ties_go_to_the_lower_id() -> None:
     assert result.tolist() == [0, 1, 0]
 
 
+@given(LOGITS, st.floats(1, 3), st.sets(st.integers(0, 1), min_size=1))
+def test_the_penalty_is_a_power_of_what_was_written(
+    log_probs: np.ndarray, penalty: float, written: set[int]
+) -> None:
+    before = log_probs.copy()
+    result = next_token_probabilities(
+        log_probs, SamplingSettings(repetition_penalty=penalty), written
+    )
+    expected = np.exp(log_probs)
+    for token in written:
+        expected[token] **= penalty
+    np.testing.assert_allclose(result, expected / expected.sum(), atol=1e-12)
+    np.testing.assert_array_equal(log_probs, before)
+
+
+def test_a_strong_penalty_writes_every_token_once() -> None:
+    settings = SamplingSettings(max_tokens=19, temperature=0, repetition_penalty=1e6)
+    ids = list(generate_ids(Bigram(random_table(20)), np.array([4]), settings, context=8))
+    assert sorted([4, *ids]) == list(range(20))
+
+
+CACHED_V = 11
+SHAPE = TransformerConfig(dim=16, n_layers=2, n_heads=2, max_length=12)
+
+
+def transformer() -> LanguageModel:
+    return CausalTransformer(SHAPE, CACHED_V)
+
+
+def nano() -> LanguageModel:
+    return NanoEBM(SHAPE, NanoEBMConfig(interaction=8), CACHED_V)
+
+
+def ebt() -> LanguageModel:
+    config = EnergyTransformerConfig(
+        dim=16, n_layers=2, n_heads=2, max_length=12, langevin_noise=0.5
+    )
+    return EnergyTransformer(config, CACHED_V)
+
+
+class Uncached:
+    """A model with its cache hidden; counts how often it is read."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self.reads = 0
+
+    def next_token_log_probs(self, tokens: torch.Tensor, latent: str, seed: int) -> torch.Tensor:
+        self.reads += 1
+        return self._model.next_token_log_probs(tokens, latent, seed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "latent"),
+    [(transformer, "mean"), (nano, "mean"), (ebt, "mean"), (ebt, "exact"), (ebt, "langevin")],
+)
+def test_cached_and_uncached_texts_are_identical(make, latent) -> None:
+    model = make().eval()
+    assert isinstance(model, CachedModel)
+    plain = Uncached(model)
+    assert not isinstance(plain, CachedModel)
+    # Weights far apart, so that what follows depends on all that was read.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.5)
+    prompt = np.array([3, 1, 4, 1, 5])
+    for seed in range(4):
+        settings = SamplingSettings(max_tokens=20, latent=latent, seed=seed)
+        expected = list(generate_ids(plain, prompt, settings, context=12))
+        assert list(generate_ids(model, prompt, settings, context=12)) == expected
+        assert len(set(expected)) > 3
+
+
+def test_the_cache_is_read_until_the_window_slides(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = transformer()
+    read: list[int] = []
+    step, whole = model.step, model.next_token_log_probs
+
+    def counted_step(tokens: torch.Tensor, *arguments, **options) -> torch.Tensor:
+        read.append(tokens.shape[1])
+        return step(tokens, *arguments, **options)
+
+    def counted_whole(tokens: torch.Tensor, *arguments) -> torch.Tensor:
+        read.append(tokens.shape[1])
+        return whole(tokens, *arguments)
+
+    monkeypatch.setattr(model, "step", counted_step)
+    monkeypatch.setattr(model, "next_token_log_probs", counted_whole)
+    list(generate_ids(model, np.array([3, 1, 4]), SamplingSettings(max_tokens=8), context=6))
+    assert read == [3, 1, 1, 1, 6, 6, 6, 6]
+
+
 def test_draws_follow_the_distribution() -> None:
     table = random_table(5)
     model = Bigram(table)
@@ -112,6 +212,8 @@ def test_prompts_that_do_not_fit_are_errors() -> None:
         {"top_k": 0},
         {"top_p": 0.0},
         {"top_p": 1.1},
+        {"repetition_penalty": 0.9},
+        {"repetition_penalty": float("inf")},
         {"seed": -1},
     ],
 )

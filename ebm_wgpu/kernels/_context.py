@@ -31,6 +31,11 @@ def check_windows(dims: dict[str, int], params: Mapping[str, Scalar]) -> dict[st
     return {}
 
 
+def reaches(dims: Dims, params: Mapping[str, Scalar]) -> list[int]:
+    """The most positions that each window spans, in the order of WINDOWS."""
+    return [min(int(params[name]), dims["T"]) for name in WINDOWS]
+
+
 @njit(cache=True)
 def bands(
     start: int, stop: int, low: int, recent_window: int, decay_window: int

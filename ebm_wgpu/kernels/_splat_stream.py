@@ -6,12 +6,13 @@ of directions whenever a larger score turns up, so that nothing of size rows x s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _search
 from ebm_wgpu.kernels._cases import EPS32, unit_rows
 from ebm_wgpu.kernels._math import exp_accurate
 from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims, Scalar, Tolerance
@@ -25,13 +26,14 @@ LOG_ERROR = 2.0**-21
 """Absolute error that WGSL allows its log between 1/2 and 2."""
 
 
-@njit(cache=True)
-def block_length(rows: int) -> int:
-    """Splats to take at a time: products of a million entries, 256 to 4096 splats."""
-    return max(256, min(4096, (1 << 20) // max(rows, 1)))
+BLOCK = 256
+"""Splats a mirror takes at a time: they stay in a core's cache for the second product."""
+ROWS = 64
+"""Rows for which the mirrors read mu once."""
+Scan = Callable[[Array, Array, Array, Array, int, int], None]
 
 
-@njit(cache=True, fastmath={"contract", "reassoc"})
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def fold_row(
     scores: Array, factors: Array, sums: Array, peak: Any, total: Any
 ) -> tuple[Any, Any, Any]:
@@ -60,22 +62,105 @@ def fold_row(
     return higher, total * rescale + added, used
 
 
-@njit(cache=True, fastmath={"contract"})
-def add_if_few(factors: Array, used: int, block: Array, sums: Array) -> bool:
-    """Add factors @ block to `sums` and clear the factors, if few of them are left.
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def add_weighted(factors: Array, used: Array, block: Array, sums: Array) -> None:
+    """sums += factors @ block, and clear the factors of rows that have few of them.
+
+    `used` (rows,) tells how many factors of a row are not zero. Rows with few go splat by splat;
+    the others by tiles of 4 x 4, of which those without a factor are skipped.
+    """
+    rows, count = factors.shape
+    many = False
+    for row in range(rows):
+        if used[row] * _SPARSE > count:
+            many = True
+            continue
+        for j in range(count if used[row] > 0 else 0):
+            factor = factors[row, j]
+            if factor != np.float32(0):
+                for i in range(block.shape[1]):
+                    sums[row, i] += factor * block[j, i]
+                factors[row, j] = 0
+    if many:
+        _add_tiles(factors, block, sums)
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _add_tiles(factors: Array, block: Array, sums: Array) -> None:
+    rows, count = factors.shape[0] // 4 * 4, factors.shape[1] // 4 * 4
+    for b in range(0, rows, 4):
+        s0, s1, s2, s3 = sums[b], sums[b + 1], sums[b + 2], sums[b + 3]
+        for j in range(0, count, 4):
+            if not factors[b : b + 4, j : j + 4].any():
+                continue
+            m0, m1, m2, m3 = block[j], block[j + 1], block[j + 2], block[j + 3]
+            f00, f01, f02, f03 = factors[b, j : j + 4]
+            f10, f11, f12, f13 = factors[b + 1, j : j + 4]
+            f20, f21, f22, f23 = factors[b + 2, j : j + 4]
+            f30, f31, f32, f33 = factors[b + 3, j : j + 4]
+            for i in range(block.shape[1]):
+                v0, v1, v2, v3 = m0[i], m1[i], m2[i], m3[i]
+                s0[i] += f00 * v0 + f01 * v1 + f02 * v2 + f03 * v3
+                s1[i] += f10 * v0 + f11 * v1 + f12 * v2 + f13 * v3
+                s2[i] += f20 * v0 + f21 * v1 + f22 * v2 + f23 * v3
+                s3[i] += f30 * v0 + f31 * v1 + f32 * v2 + f33 * v3
+    for b in range(factors.shape[0]):
+        for j in range(count if b < rows else 0, factors.shape[1]):
+            factor = factors[b, j]
+            if factor != np.float32(0):
+                for i in range(block.shape[1]):
+                    sums[b, i] += factor * block[j, i]
+
+
+def stream(query: Array, count: int, scan: Scan) -> tuple[Array, Array, Array, Array]:
+    """Take all splats into the running sums of up to ROWS rows, in all threads.
+
+    Each chunk of splats has sums of its own, and they are added up in order: the result does not
+    depend on which thread took which chunk, or on how many there are.
+
+    Args:
+        query: what the splats are multiplied with (rows, d).
+        count: number of splats.
+        scan: (peak, total, scalar, sums, first, last) takes splats `first` to `last` into the
+            running sums, three (rows,) and one (rows, d), which start at LOWEST and at zeros.
 
     Returns:
-        Whether they were many, and are still to be added by a matrix product.
+        The peak, total and scalar of each row (rows,), and its vector sum (rows, d).
     """
-    if used * _SPARSE > factors.shape[0]:
-        return True
-    for j in range(factors.shape[0]):
-        factor = factors[j]
-        if factor != np.float32(0):
-            for i in range(sums.shape[0]):
-                sums[i] += factor * block[j, i]
-            factors[j] = 0
-    return False
+    parts = max(1, -(-count // _search.CHUNK))
+    peak = np.full((parts, len(query)), LOWEST)
+    total = np.zeros((parts, len(query)), np.float32)
+    scalar = np.zeros((parts, len(query)), np.float32)
+    sums = np.zeros((parts, *query.shape), np.float32)
+
+    def work(chunks: Iterator[tuple[int, int]]) -> None:
+        for first, last in chunks:
+            part = first // _search.CHUNK
+            scan(peak[part], total[part], scalar[part], sums[part], first, last)
+
+    _search.in_chunks(0, count, query.size, work)
+    _merge(peak, total, scalar, sums)
+    return peak[0], total[0], scalar[0], sums[0]
+
+
+@njit(cache=True, nogil=True)
+def _merge(peak: Array, total: Array, scalar: Array, sums: Array) -> None:
+    """Add the running sums of all parts to those of the first, in order."""
+    for row in range(peak.shape[1]):
+        highest = peak[:, row].max()
+        for part in range(peak.shape[0]):
+            scale = np.exp(peak[part, row] - highest)
+            if part == 0:
+                total[0, row] *= scale
+                scalar[0, row] *= scale
+                for i in range(sums.shape[2]):
+                    sums[0, row, i] *= scale
+            elif scale > 0:
+                total[0, row] += scale * total[part, row]
+                scalar[0, row] += scale * scalar[part, row]
+                for i in range(sums.shape[2]):
+                    sums[0, row, i] += scale * sums[part, row, i]
+        peak[0, row] = highest
 
 
 @njit(cache=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ebm_wgpu.errors import DeviceError, KernelError
+from ebm_wgpu.kernels._rounds import LLVMPIPE_ROUNDS
 from ebm_wgpu.kernels.registry import get_kernel
 from ebm_wgpu.kernels.source import assemble, immediate_fields
 from ebm_wgpu.kernels.spec import DTYPES, Array, Binding, Kernel, Scalar, call_by_name
@@ -312,6 +313,7 @@ class WgpuDevice(KernelDevice):
         self.runtime = GpuRuntime(backend, allow_software)
         self.description = self.runtime.info.summary
         self.subgroups = "subgroup" in self.runtime.features
+        self._limits_rounds = self.runtime.info.name.startswith("llvmpipe")
         self._plans: dict[tuple[str, tuple[str, ...], bool], tuple[Any, struct.Struct]] = {}
         self._bodies: dict[str, str] = {}
 
@@ -376,6 +378,7 @@ class WgpuDevice(KernelDevice):
         params: Mapping[str, Scalar],
         dims: Mapping[str, int],
     ) -> Callable[[Mapping[str, Scalar]], None]:
+        self._check_rounds(kernel, dims, params)
         pipeline, packer = self._plan(kernel, arrays)
         sizes = [dims[name] for name in kernel.dims]
         names = [p.name for p in kernel.params]
@@ -384,10 +387,25 @@ class WgpuDevice(KernelDevice):
         dispatch = self.runtime.dispatch
 
         def start(current: Mapping[str, Scalar]) -> None:
+            self._check_rounds(kernel, dims, current)
             block = packer.pack(*sizes, *[current[name] for name in names])
             dispatch(pipeline, buffers, block, groups)
 
         return start
+
+    def _check_rounds(
+        self, kernel: Kernel, dims: Mapping[str, int], params: Mapping[str, Scalar]
+    ) -> None:
+        # Beyond the limit llvmpipe ends the loops early and returns wrong numbers without an error.
+        if not self._limits_rounds or kernel.rounds is None:
+            return
+        rounds = kernel.rounds(dims, params)
+        if rounds > LLVMPIPE_ROUNDS:
+            raise KernelError(
+                f"kernel {kernel.stem}: up to {rounds:,} loop rounds an invocation, but llvmpipe "
+                f"stops at {LLVMPIPE_ROUNDS:,}; use a hardware GPU, --device numba, or a smaller "
+                "problem"
+            )
 
 
 def _open_auto() -> KernelDevice:

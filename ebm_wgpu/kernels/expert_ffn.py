@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._experts import (
     CASE_DIMS,
@@ -101,6 +102,18 @@ def _work(dims: Dims) -> Work:
     return Work(2.0 * products, 4.0 * (matrices + rows))
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    inputs, hidden, outputs = dims["I"], dims["H"], dims["O"]
+    loop, strided = _rounds.loop, _rounds.strided
+    width = min(CHUNK, hidden)
+    choices = loop(ROWS, loop(dims["A"]))
+    unit = loop(inputs, loop(ROWS)) + choices
+    output = loop(ROWS) + loop(width, loop(ROWS)) + loop(ROWS)
+    chunk = strided(width, 64, unit) + strided(outputs, 64, output)
+    expert = choices + strided(hidden, CHUNK, chunk)
+    return strided(ROWS * outputs, 64) + loop(dims["E"], expert)
+
+
 KERNEL = Kernel(
     stem="expert_ffn",
     bindings=(
@@ -118,6 +131,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: (dims["B"] + ROWS - 1) // ROWS,
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     cases=tuple(_case(name, dims) for name, dims in CASE_DIMS.items()),
     gradient=Gradient(
         wrt=("x", "w1", "b1", "w2", "b2", "weight"),

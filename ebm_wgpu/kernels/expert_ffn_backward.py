@@ -7,8 +7,11 @@ grad_x[b] = sum_a W1_e grad_pre[b, a].
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._experts import (
     CASE_DIMS,
@@ -21,7 +24,7 @@ from ebm_wgpu.kernels._experts import (
     unit_error,
 )
 from ebm_wgpu.kernels.expert_ffn import reference as forward_reference
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Scalar, Tolerance
 
 
 def mirror(
@@ -91,6 +94,18 @@ def _case(name: str, dims: Dims) -> Case:
     )
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    inputs, hidden, outputs = dims["I"], dims["H"], dims["O"]
+    loop, strided = _rounds.loop, _rounds.strided
+    width = min(CHUNK, hidden)
+    choices = loop(ROWS, loop(dims["A"]))
+    unit = loop(outputs, loop(ROWS)) + choices
+    chunk = strided(width, 64, unit) + strided(inputs, 64, loop(width, loop(ROWS)) + loop(ROWS))
+    weights = strided(outputs, 64) + _rounds.reduction(64) + strided(dims["A"], 64)
+    expert = choices + strided(hidden, CHUNK, chunk) + loop(ROWS, weights)
+    return strided(ROWS * inputs, 64) + loop(dims["E"], expert)
+
+
 KERNEL = Kernel(
     stem="expert_ffn_backward",
     bindings=(
@@ -109,6 +124,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: (dims["B"] + ROWS - 1) // ROWS,
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     subgroup=True,
     cases=tuple(_case(name, dims) for name, dims in CASE_DIMS.items()),
 )

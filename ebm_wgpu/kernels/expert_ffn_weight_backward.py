@@ -7,13 +7,16 @@ grad_b2_e = sum weight grad_out_b. An expert nobody chose gets zeros.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._experts import CASE_DIMS, UNITS, by_expert, exact_gelu, gelu_rows
 from ebm_wgpu.kernels.expert_ffn_backward import backward_inputs
 from ebm_wgpu.kernels.expert_ffn_backward import reference as row_reference
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Scalar, Tolerance
 
 
 def mirror(
@@ -78,6 +81,14 @@ def _case(name: str, dims: Dims) -> Case:
     )
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    choices = dims["B"] * dims["A"]
+    loop, strided = _rounds.loop, _rounds.strided
+    column = loop(choices, loop(UNITS)) + loop(UNITS)
+    matrices = strided(dims["I"], 64, column) + strided(dims["O"], 64, column)
+    return matrices + strided(UNITS, 64, loop(choices))
+
+
 KERNEL = Kernel(
     stem="expert_ffn_weight_backward",
     bindings=(
@@ -96,5 +107,6 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["E"] * ((dims["H"] + UNITS - 1) // UNITS),
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     cases=tuple(_case(name, dims) for name, dims in CASE_DIMS.items()),
 )

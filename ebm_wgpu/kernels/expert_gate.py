@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from ebm_wgpu.errors import KernelError
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import ELEMENTWISE, EPS32, normal
 from ebm_wgpu.kernels.spec import (
     EXACT,
@@ -125,6 +126,14 @@ def _case(name: str, dims: Dims, scale: float) -> Case:
     )
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    loop = _rounds.loop
+    experts, chosen = loop(dims["E"]), dims["A"]
+    row = loop(chosen, experts) + loop(chosen)
+    column = _rounds.strided(dims["B"], 64, 2 * experts + loop(chosen, experts))
+    return row + column + 2 * _rounds.reduction(64)
+
+
 KERNEL = Kernel(
     stem="expert_gate",
     bindings=(
@@ -138,6 +147,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: (dims["B"] + 63) // 64 + dims["E"],
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     subgroup=True,
     cases=(
         _case("top 2 of 4", {"B": 131, "E": 4, "A": 2}, 1.0),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels.expert_gate import reference as forward_reference
 from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance
@@ -81,6 +82,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: (dims["B"] + 63) // 64,
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: 3 * _rounds.loop(dims["E"]) + 2 * _rounds.loop(dims["A"]),
     cases=(
         Case("top 2 of 4", {"B": 131, "E": 4, "A": 2}, _inputs, _TOLERANCE),
         Case("top 1 of 7", {"B": 5, "E": 7, "A": 1}, _inputs, _TOLERANCE),

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._context import (
     BLOCK,
@@ -22,6 +23,7 @@ from ebm_wgpu.kernels._context import (
     check_windows,
     exact_weights,
     lowest,
+    reaches,
     sequence_inputs,
     weight_error,
 )
@@ -137,6 +139,14 @@ def _work(dims: Dims) -> Work:
     return Work(4.0 * pairs, 4.0 * 6 * dims["B"] * dims["T"] * dims["D"])
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    recent, decay, attention = reaches(dims, params)
+    loop, strided = _rounds.loop, _rounds.strided
+    scores = strided(attention, 64, loop(dims["D"])) + strided(attention, 64)
+    sums = strided(dims["D"], 64, loop(recent) + loop(decay) + loop(attention))
+    return scores + strided(decay, 64) + sums + 3 * _rounds.reduction(64)
+
+
 KERNEL = Kernel(
     stem="hierarchical_context",
     bindings=(
@@ -152,6 +162,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"] * dims["T"],
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     subgroup=True,
     cases=(
         _case("design windows", {"B": 2, "T": 77, "D": 65}, (12, 64, 512)),

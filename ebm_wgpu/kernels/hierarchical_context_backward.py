@@ -7,9 +7,12 @@ the three transposed averages of grad_out. No atomics: the sums have one order.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._context import (
     BLOCK,
@@ -19,11 +22,12 @@ from ebm_wgpu.kernels._context import (
     check_windows,
     exact_weights,
     lowest,
+    reaches,
     sequence_inputs,
     weight_error,
 )
 from ebm_wgpu.kernels.hierarchical_context import reference as forward_reference
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Scalar, Tolerance
 
 
 @njit(cache=True)
@@ -131,6 +135,16 @@ def _case(name: str, dims: Dims, windows: tuple[int, int, int], sharpness: float
     )
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    recent, decay, attention = reaches(dims, params)
+    loop, strided = _rounds.loop, _rounds.strided
+    scores = 2 * strided(attention, 64, loop(dims["D"]))
+    decays = strided(decay, 64, loop(decay))
+    from_queries = strided(dims["D"], 64, loop(attention))
+    from_keys = strided(dims["D"], 64, loop(recent) + loop(decay) + loop(attention))
+    return scores + decays + from_queries + from_keys + _rounds.reduction(64)
+
+
 KERNEL = Kernel(
     stem="hierarchical_context_backward",
     bindings=(
@@ -150,6 +164,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"] * dims["T"],
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     subgroup=True,
     cases=(
         _case("design windows", {"B": 2, "T": 77, "D": 65}, (12, 64, 512)),

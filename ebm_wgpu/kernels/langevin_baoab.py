@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._langevin import (
     chain_inputs,
     drift_thermalise_drift,
@@ -113,6 +114,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: _rounds.quads(dims["D"], 64) + _rounds.drifts(dims["D"], 64),
     subgroup=True,
     cases=(
         Case("thermal", {"B": 5, "D": 640}, chain_inputs, move_tolerance(640), _THERMAL),

@@ -29,6 +29,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ebm_wgpu.errors import KernelError
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal, tangent_rows, unit_rows
 from ebm_wgpu.kernels._langevin import reference_drift_thermalise_drift, reference_reproject
 from ebm_wgpu.kernels._langevin_list import move_chains
@@ -229,6 +230,19 @@ def _params(kappa: float, d: int, **changed: float) -> dict[str, Scalar]:
     } | changed
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    d, m = dims["D"], dims["M"]
+    strided = _rounds.strided
+    cosines = strided(m, 16, strided(d, 16) + _rounds.loop(16))
+    certificate = strided(d, 256) + 3 * strided(m, 256) + strided(dims["T"], 256)
+    pulls = strided(-(-d // 4), 256, _rounds.loop(4, _rounds.loop(m)))
+    reproject = 2 * _rounds.quads(d, 256)
+    force = cosines + certificate + pulls + reproject + 6 * _rounds.reduction(256)
+    ends = 2 * _rounds.quads(d, 256) + _rounds.loop(m)
+    forces = min(int(params["forces"]), int(params["n_steps"]) + 1)
+    return _rounds.loop(forces, force + _rounds.drifts(d, 256)) + ends
+
+
 KERNEL = Kernel(
     stem="langevin_baoab_list",
     bindings=(
@@ -258,6 +272,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     constants={"WG": 256, "LANES": 16, "MAX_D": MAX_D, "MAX_M": MAX_M},
     subgroup=True,
     derive=_limits,

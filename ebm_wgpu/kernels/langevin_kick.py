@@ -6,9 +6,12 @@ noise = sqrt(2 gamma T dt) it closes a published Stoermer-Verlet step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._langevin import (
     chain_inputs,
     move_tolerance,
@@ -18,7 +21,7 @@ from ebm_wgpu.kernels._langevin import (
     thermalise,
 )
 from ebm_wgpu.kernels._philox import split_seed
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Kernel, Param, Work
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Param, Scalar, Work
 
 
 @njit(cache=True)
@@ -89,6 +92,12 @@ def _case(name: str, b: int, d: int, **params: float) -> Case:
     )
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    d = dims["D"]
+    thermal = _rounds.quads(d, 64, _rounds.PHILOX) + _rounds.quads(d, 64)
+    return thermal + 3 * _rounds.quads(d, 64) + 2 * _rounds.reduction(64)
+
+
 KERNEL = Kernel(
     stem="langevin_kick",
     bindings=(
@@ -107,6 +116,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     subgroup=True,
     cases=(
         _case("closes BAOAB", 5, 641, kick=0.01, decay=1.0, noise=0.0),

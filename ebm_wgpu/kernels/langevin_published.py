@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._langevin import FAST, chain_inputs, move_tolerance
 from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Param, Work
 
@@ -71,6 +72,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("D", 2, 1),
     subgroup=True,
     cases=(
         Case("published constants", {"B": 5, "D": 640}, _inputs, move_tolerance(640), _PUBLISHED),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ebm_wgpu.errors import KernelError
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels.spec import (
     Array,
@@ -24,6 +25,7 @@ from ebm_wgpu.kernels.spec import (
 )
 
 TILE = 64
+_TILES = {"WG": 64, "TILE_K": 16, "TILE_A": TILE // 4, "TILE_B": TILE // 4}
 
 
 def mirror(a: Array, b: Array, out: Array, trans_a: int, trans_b: int) -> None:
@@ -114,11 +116,15 @@ KERNEL = Kernel(
         Binding("out", "f32", ("M", "N"), "out"),
     ),
     params=(Param("trans_a", "u32"), Param("trans_b", "u32")),
-    constants={"WG": 64, "TILE_K": 16, "TILE_A": TILE // 4, "TILE_B": TILE // 4},
+    constants=_TILES,
     workgroups=lambda dims, params: -(-dims["M"] // TILE) * -(-dims["N"] // TILE),
     derive=_derive,
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: (
+        _rounds.tiles(dims["AR"] if params["trans_a"] else dims["AC"], _TILES)
+        + 4 * _rounds.loop(4, _rounds.loop(4))
+    ),
     cases=(
         _case("several tiles, odd", 97, 83, 131),
         _case("odd, a transposed", 97, 35, 66, trans_a=1),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._mixture import shares, slopes, squares, tilt_inputs, tilt_row, total
 from ebm_wgpu.kernels.spec import (
@@ -97,6 +98,10 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: (
+        _rounds.strided(dims["N"], 256, _rounds.recurrence(params["dimension"]))
+        + _rounds.reduction(256)
+    ),
     constants={"WG": 256},
     subgroup=True,
     cases=(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._mixture import (
     ROWS,
@@ -151,6 +152,9 @@ KERNEL = Kernel(
     workgroups=column_workgroups,
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: _rounds.rows_and_columns(
+        dims, _rounds.recurrence(params["dimension"])
+    ),
     constants={"WG": 256},
     subgroup=True,
     cases=(

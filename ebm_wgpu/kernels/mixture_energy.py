@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, unit_rows
 from ebm_wgpu.kernels._readout import BLOCKS, row_max, share_sum
 from ebm_wgpu.kernels.spec import (
@@ -114,6 +115,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("N", 2, 2, 256),
     subgroup=True,
     cases=tuple(_case(*case) for case in CASES),
     gradient=Gradient(

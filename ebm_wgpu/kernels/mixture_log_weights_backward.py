@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._mixture import (
     ROWS,
@@ -134,6 +135,9 @@ KERNEL = Kernel(
     workgroups=column_workgroups,
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: _rounds.rows_and_columns(
+        dims, _rounds.recurrence(params["dimension"])
+    ),
     constants={"WG": 256},
     subgroup=True,
     cases=(

@@ -7,9 +7,12 @@ needed anyway, see `mixture_log_weights`, `mixture_posterior` and `mixture_coeff
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit, prange
+import functools
 
+import numpy as np
+from numba import njit
+
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, unit_rows
 from ebm_wgpu.kernels._mixture import (
     log_ratio_row,
@@ -19,51 +22,74 @@ from ebm_wgpu.kernels._mixture import (
     total,
     untilted_terms,
 )
+from ebm_wgpu.kernels._search import fill_cosines
 from ebm_wgpu.kernels._splat_stream import (
+    BLOCK,
     LOG_ERROR,
-    LOWEST,
-    add_if_few,
-    block_length,
+    ROWS,
+    add_weighted,
     dot_error,
     fold_row,
     log_sum_exp,
+    stream,
 )
 from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance, Work
 from ebm_wgpu.vmf import log_z0_ratio
 
 
-@njit(parallel=True, cache=True)
 def mirror(mu: Array, a: Array, log_pi: Array, h: Array, mean: Array, log_z: Array) -> None:
-    """Numba mirror: blocks of splats through two matrix products."""
+    """Numba mirror: one pass over mu for up to ROWS rows, by chunks of splats in all threads."""
+    for start in range(0, len(h), ROWS):
+        rows = slice(start, start + ROWS)
+        scan = functools.partial(_scan, h[rows], mu, a, log_pi)
+        peak, mass, tilt, sums = stream(h[rows], len(mu), scan)
+        scale = np.divide(1, mass, out=np.zeros_like(mass), where=mass > 0)[:, None]
+        mean[rows] = scale * (sums + tilt[:, None] * h[rows])
+        with np.errstate(divide="ignore"):
+            log_z[rows] = peak + np.log(mass)
+
+
+@njit(cache=True, nogil=True)
+def _scan(
+    h: Array,
+    mu: Array,
+    a: Array,
+    log_pi: Array,
+    peak: Array,
+    mass: Array,
+    tilt: Array,
+    sums: Array,
+    first: int,
+    last: int,
+) -> None:
+    """Take splats `first` to `last` into the running sums of all rows."""
     rows, dimension = h.shape
-    peak = np.full(rows, LOWEST, np.float32)
-    mass, tilt = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
-    many = np.zeros(rows, np.bool_)
-    mean[:] = 0
-    step = block_length(rows)
-    for first in range(0, mu.shape[0], step):
-        last = min(first + step, mu.shape[0])
-        block, b = mu[first:last], a[first:last]
+    h2 = np.empty(rows, np.float32)
+    for row in range(rows):
+        h2[row] = np.dot(h[row], h[row])
+    dots = np.empty((rows, BLOCK), np.float32)
+    used = np.empty(rows, np.int32)
+    work = np.empty((3, BLOCK), np.float32)
+    for start in range(first, last, BLOCK):
+        end = min(start + BLOCK, last)
+        width = end - start
+        block, b = mu[start:end], a[start:end]
         root, log_u = untilted_terms(b, dimension)
-        dots = np.dot(h, block.T)
-        for row in prange(rows):
-            h2 = np.dot(h[row], h[row])
-            scores, slope = np.empty_like(b), np.empty_like(b)
-            log_ratio_row(b, dots[row], h2, dimension, root, log_u, scores)
-            scores += log_pi[first:last]
-            factors = np.empty_like(b)
-            tilt_row(b, dots[row], h2, dimension, factors, slope)
+        scores, factors, slope = work[0, :width], work[1, :width], work[2, :width]
+        weights = dots[:, :width]
+        fill_cosines(h, block, weights, 0, width)
+        for row in range(rows):
+            own = weights[row]
+            log_ratio_row(b, own, h2[row], dimension, root, log_u, scores)
+            scores += log_pi[start:end]
+            tilt_row(b, own, h2[row], dimension, factors, slope)
             before = peak[row]
-            peak[row], mass[row], used = fold_row(scores, factors, mean[row], before, mass[row])
+            peak[row], mass[row], used[row] = fold_row(
+                scores, factors, sums[row], before, mass[row]
+            )
             tilt[row] = tilt[row] * np.exp(before - peak[row]) + total(factors)
-            dots[row] = factors * b
-            many[row] = add_if_few(dots[row], used, block, mean[row])
-        if many.any():
-            mean += np.dot(dots, block)
-    for row in prange(rows):
-        scale = np.float32(1) / mass[row]
-        mean[row] = scale * (mean[row] + tilt[row] * h[row])
-        log_z[row] = peak[row] + np.log(mass[row])
+            own[:] = factors * b
+        add_weighted(weights, used, block, sums)
 
 
 def reference(mu: Array, a: Array, log_pi: Array, h: Array) -> Arrays:
@@ -119,6 +145,11 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: (
+        _rounds.stream(dims["N"], dims["D"], 256, 2 * _rounds.recurrence(dims["D"]))
+        + 2 * _rounds.strided(dims["D"], 256)
+        + _rounds.reduction(256)
+    ),
     constants={"WG": 256},
     subgroup=True,
     cases=(

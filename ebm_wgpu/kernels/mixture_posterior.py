@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._math import exp_accurate
 from ebm_wgpu.kernels._splat_stream import LOG_ERROR, log_sum_exp
@@ -106,6 +107,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("N", 3, 2, 256),
     constants={"WG": 256},
     subgroup=True,
     cases=(

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._mixture import log_ratio_row, tilt_row, untilted_terms
 from ebm_wgpu.kernels._readout import (
@@ -160,6 +161,12 @@ CASES = (
 )
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    recurrence = _rounds.recurrence(params["dimension"])
+    passes = 2 * _rounds.strided(dims["N"], 256, recurrence) + _rounds.strided(dims["N"], 256)
+    return passes + 5 * _rounds.reduction(256)
+
+
 KERNEL = Kernel(
     stem="mixture_readout",
     bindings=(
@@ -179,6 +186,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     subgroup=True,
     cases=tuple(_case(*case) for case in CASES),
     gradient=Gradient(

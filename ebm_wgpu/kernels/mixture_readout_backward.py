@@ -15,9 +15,12 @@ grad_tilt = g.h and carried = g.mean.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import normal
 from ebm_wgpu.kernels._math import exp_accurate
 from ebm_wgpu.kernels._mixture import COLUMNS, log_ratio_row, tilt_row, untilted_terms
@@ -215,6 +218,12 @@ def _case(name: str, dims: Dims, dimension: int) -> Case:
     )
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    recurrence = _rounds.recurrence(params["dimension"])
+    lanes = 256 // COLUMNS
+    return recurrence + _rounds.strided(dims["B"], lanes, 2 * recurrence) + _rounds.loop(lanes)
+
+
 KERNEL = Kernel(
     stem="mixture_readout_backward",
     bindings=(
@@ -241,5 +250,6 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: (dims["N"] + COLUMNS - 1) // COLUMNS,
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     cases=tuple(_case(*case) for case in CASES),
 )

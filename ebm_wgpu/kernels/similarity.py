@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ebm_wgpu.kernels import _search
+from ebm_wgpu.kernels import _rounds, _search
 from ebm_wgpu.kernels._cases import EPS32, dot_tolerance, normal, unit_rows
 from ebm_wgpu.kernels.spec import (
     Array,
@@ -27,6 +27,7 @@ from ebm_wgpu.kernels.spec import (
 
 QUERIES = 16
 SPLATS = 64
+_TILES = {"WG": 64, "TILE_K": 32, "TILE_A": QUERIES // 4, "TILE_B": SPLATS // 4}
 
 
 def mirror(x: Array, mu: Array, out: Array) -> None:
@@ -82,10 +83,11 @@ KERNEL = Kernel(
         Binding("mu", "f32", ("N", "D"), half=True),
         Binding("out", "f32", ("B", "N"), "out"),
     ),
-    constants={"WG": 64, "TILE_K": 32, "TILE_A": QUERIES // 4, "TILE_B": SPLATS // 4},
+    constants=_TILES,
     workgroups=lambda dims, params: -(-dims["B"] // QUERIES) * -(-dims["N"] // SPLATS),
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: _rounds.tiles(dims["D"], _TILES) + _rounds.loop(4, _rounds.loop(4)),
     cases=(
         Case("odd, several tiles", {"B": 19, "N": 131, "D": 641}, _units, _cosines(641)),
         Case("d8, one query", {"B": 1, "N": 70, "D": 8}, _units, _cosines(8)),

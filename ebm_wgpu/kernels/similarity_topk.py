@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ebm_wgpu.errors import KernelError
-from ebm_wgpu.kernels import _search, _topk
+from ebm_wgpu.kernels import _rounds, _search, _topk
 from ebm_wgpu.kernels._cases import dot_tolerance, unit_rows
 from ebm_wgpu.kernels.spec import (
     EXACT,
@@ -33,6 +33,7 @@ from ebm_wgpu.kernels.spec import (
 )
 
 QUERIES = 4
+_CONSTANTS = {"WG": 128, "TILE_K": 8, "TILE_A": 1, "TILE_B": 32, "TOPK_STREAMS": QUERIES}
 
 
 def mirror(x: Array, mu: Array, values: Array, indices: Array) -> None:
@@ -156,6 +157,14 @@ def _dims(queries: int, splats: int, d: int, k: int, segments: int = 1) -> Dims:
 
 
 # TILE_K = 8 keeps tiles, lists and buffers within the 16 KiB of workgroup memory every adapter has.
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    segments = dims["R"] // max(dims["B"], 1)
+    length = -(-dims["N"] // max(segments, 1))
+    cosines = _rounds.tiles(dims["D"], _CONSTANTS)
+    offers = _rounds.topk_offers(length, QUERIES, dims["K"], cosines)
+    return offers + _rounds.loop(QUERIES)
+
+
 KERNEL = Kernel(
     stem="similarity_topk",
     bindings=(
@@ -164,13 +173,14 @@ KERNEL = Kernel(
         Binding("values", "f32", ("R", "K"), "out"),
         Binding("indices", "i32", ("R", "K"), "out"),
     ),
-    constants={"WG": 128, "TILE_K": 8, "TILE_A": 1, "TILE_B": 32, "TOPK_STREAMS": QUERIES},
+    constants=_CONSTANTS,
     workgroups=lambda dims, params: (
         -(-dims["B"] // QUERIES) * (dims["R"] // dims["B"]) if dims["B"] else 0
     ),
     derive=_derive,
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     comparable=_comparable,
     cases=(
         Case("odd, several blocks", _dims(7, 1001, 65, 37), _units, _cosines(65)),

@@ -154,6 +154,8 @@ class Kernel:
         params: scalars, after the dimensions in the immediate block.
         constants: WGSL constants; `WG`, the workgroup size, is among them.
         subgroup: the WGSL uses `lib/reduce` and so has a subgroup variant.
+        rounds: (dims, params) -> an upper bound on how often all loops of one invocation together
+            go round (see `_rounds`); None where that does not grow with a dimension.
         derive: (dims, params) -> dimensions that follow from others; raises KernelError on shapes
             that do not fit together.
         comparable: (outputs, inputs, params) -> outputs in a form that can be compared, where
@@ -172,6 +174,7 @@ class Kernel:
     params: tuple[Param, ...] = ()
     constants: Mapping[str, int] = field(default_factory=lambda: {"WG": 64})
     subgroup: bool = False
+    rounds: Callable[[Dims, Mapping[str, Scalar]], int] | None = None
     derive: Callable[[dict[str, int], Mapping[str, Scalar]], dict[str, int]] | None = None
     comparable: Callable[[Arrays, Arrays, Mapping[str, Scalar]], Arrays] | None = None
     gradient: Gradient | None = None

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, tangent_rows, unit_rows
 from ebm_wgpu.kernels._math import atan2_accurate
 from ebm_wgpu.kernels._sphere import chord_squares
@@ -65,6 +66,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("D", 1, 2),
     subgroup=True,
     cases=(
         Case("odd", {"B": 7, "D": 641}, _random, _TOLERANCE),

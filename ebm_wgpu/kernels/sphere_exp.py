@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import tangent_rows, unit_rows
 from ebm_wgpu.kernels._math import sincos_accurate
 from ebm_wgpu.kernels._sphere import dot, sphere_tolerance
@@ -56,6 +57,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("D", 2, 1),
     subgroup=True,
     cases=(
         _case("odd", 7, 641, 0.7),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import ELEMENTWISE, EPS32, normal
 from ebm_wgpu.kernels.spec import (
     Array,
@@ -62,6 +63,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("D", 3, 2),
     subgroup=True,
     cases=(
         Case("odd", {"B": 7, "D": 641}, _scaled(1.0), ELEMENTWISE),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._math import F32
 from ebm_wgpu.kernels.spec import (
@@ -87,6 +88,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("D", 3, 3),
     subgroup=True,
     cases=(
         _case("odd", 7, 641, 1.0),

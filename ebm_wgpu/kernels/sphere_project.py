@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal, unit_rows
 from ebm_wgpu.kernels._sphere import dot, sphere_tolerance
 from ebm_wgpu.kernels.spec import (
@@ -62,6 +63,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("D", 2, 1),
     subgroup=True,
     cases=(
         Case("odd", {"B": 7, "D": 641}, _random, sphere_tolerance(641, 641**0.5, 4)),

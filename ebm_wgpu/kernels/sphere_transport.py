@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import tangent_rows, unit_rows
 from ebm_wgpu.kernels._math import F32
 from ebm_wgpu.kernels._sphere import sphere_tolerance
@@ -79,6 +80,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_rounds.row_passes("D", 2, 2),
     subgroup=True,
     cases=(
         Case("odd", {"B": 7, "D": 641}, _random, sphere_tolerance(641)),

@@ -7,51 +7,81 @@ log alpha and a = alpha / tau the published one. A splat of log_w = -inf does no
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit, prange
+import functools
 
+import numpy as np
+from numba import njit
+
+from ebm_wgpu.kernels import _rounds
+from ebm_wgpu.kernels._search import fill_cosines
 from ebm_wgpu.kernels._splat_stream import (
+    BLOCK,
     ENERGY_GRADIENT,
-    LOWEST,
-    add_if_few,
+    ROWS,
+    add_weighted,
     at_poles,
-    block_length,
     energy_case,
     energy_row,
     energy_vjp,
     fold_row,
     reference_energy,
+    stream,
     without_weight,
 )
 from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Gradient, Kernel, Work
 
 
-@njit(parallel=True, cache=True)
 def mirror(
     x: Array, mu: Array, a: Array, log_w: Array, h: Array, energy: Array, grad: Array
 ) -> None:
-    """Numba mirror: blocks of splats through two matrix products."""
-    rows, count = x.shape[0], mu.shape[0]
-    peak = np.full(rows, LOWEST, np.float32)
-    total = np.zeros(rows, np.float32)
-    many = np.zeros(rows, np.bool_)
-    direction = np.zeros(x.shape, np.float32)
-    step = block_length(rows)
-    for first in range(0, count, step):
-        last = min(first + step, count)
-        block = mu[first:last]
-        dots = np.dot(x, block.T)
-        for row in prange(rows):
-            scores = log_w[first:last] + a[first:last] * (dots[row] - np.float32(1))
-            dots[row] = a[first:last]
-            peak[row], total[row], used = fold_row(
-                scores, dots[row], direction[row], peak[row], total[row]
+    """Numba mirror: one pass over mu for up to ROWS rows, by chunks of splats in all threads."""
+    for start in range(0, len(x), ROWS):
+        rows = slice(start, start + ROWS)
+        scan = functools.partial(_scan, x[rows], mu, a, log_w)
+        peak, total, _, sums = stream(x[rows], len(mu), scan)
+        _finish(x[rows], h[rows], sums, peak, total, energy[rows], grad[rows])
+
+
+@njit(cache=True, nogil=True)
+def _scan(
+    x: Array,
+    mu: Array,
+    a: Array,
+    log_w: Array,
+    peak: Array,
+    total: Array,
+    scalar: Array,
+    sums: Array,
+    first: int,
+    last: int,
+) -> None:
+    """Take splats `first` to `last` into the running sums of all rows."""
+    dots = np.empty((x.shape[0], BLOCK), np.float32)
+    scores = np.empty(BLOCK, np.float32)
+    used = np.empty(x.shape[0], np.int32)
+    for start in range(first, last, BLOCK):
+        end = min(start + BLOCK, last)
+        block, sharp, log_weights = mu[start:end], a[start:end], log_w[start:end]
+        width = end - start
+        factors = dots[:, :width]
+        fill_cosines(x, block, factors, 0, width)
+        for row in range(x.shape[0]):
+            own = factors[row]
+            for j in range(width):
+                scores[j] = log_weights[j] + sharp[j] * (own[j] - np.float32(1))
+                own[j] = sharp[j]
+            peak[row], total[row], used[row] = fold_row(
+                scores[:width], own, sums[row], peak[row], total[row]
             )
-            many[row] = add_if_few(dots[row], used, block, direction[row])
-        if many.any():
-            direction += np.dot(dots, block)
-    for row in prange(rows):
-        energy[row] = energy_row(x[row], h[row], direction[row], peak[row], total[row], grad[row])
+        add_weighted(factors, used, block, sums)
+
+
+@njit(cache=True)
+def _finish(
+    x: Array, h: Array, sums: Array, peak: Array, total: Array, energy: Array, grad: Array
+) -> None:
+    for row in range(x.shape[0]):
+        energy[row] = energy_row(x[row], h[row], sums[row], peak[row], total[row], grad[row])
 
 
 def reference(x: Array, mu: Array, a: Array, log_w: Array, h: Array) -> Arrays:
@@ -73,6 +103,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: _rounds.splat_energy(dims["N"], dims["D"], 256),
     constants={"WG": 256},
     subgroup=True,
     cases=(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._splat_stream import (
     ENERGY_GRADIENT,
     LOWEST,
@@ -105,6 +106,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: _rounds.splat_energy(dims["M"], dims["D"], 128),
     constants={"WG": 128},
     subgroup=True,
     cases=(

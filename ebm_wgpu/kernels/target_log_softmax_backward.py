@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._math import exp_accurate
 from ebm_wgpu.kernels._readout import BLOCKS, fold, part_sums
@@ -87,5 +88,6 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: (dims["N"] + 63) // 64,
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: _rounds.loop(dims["B"]),
     cases=tuple(_case(*case) for case in CASES),
 )

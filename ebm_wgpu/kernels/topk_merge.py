@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from ebm_wgpu.errors import KernelError
-from ebm_wgpu.kernels import _topk
+from ebm_wgpu.kernels import _rounds, _topk
 from ebm_wgpu.kernels.spec import EXACT, Array, Arrays, Binding, Case, Dims, Kernel, Scalar, Work
 
 
@@ -103,6 +103,9 @@ KERNEL = Kernel(
     derive=_derive,
     mirror=mirror,
     reference=reference,
+    rounds=lambda dims, params: _rounds.topk_offers(
+        dims["R"] // max(dims["B"], 1) * dims["C"], 1, dims["K"]
+    ),
     cases=(
         Case("odd", {"R": 35, "C": 37, "B": 5, "K": 37}, _candidates(10**6), EXACT),
         Case("ties", {"R": 12, "C": 100, "B": 3, "K": 128}, _candidates(3), EXACT),

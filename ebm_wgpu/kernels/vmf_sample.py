@@ -25,6 +25,7 @@ import numpy as np
 from numba import njit
 
 from ebm_wgpu.errors import KernelError
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import unit_rows
 from ebm_wgpu.kernels._math import (
     F32,
@@ -45,17 +46,7 @@ from ebm_wgpu.kernels._philox import (
     uniforms_of,
 )
 from ebm_wgpu.kernels._sphere import dot, sphere_tolerance
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Kernel,
-    Param,
-    Scalar,
-    Work,
-)
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Param, Scalar, Work
 from ebm_wgpu.vmf import MIN_DIMENSION
 
 # At least half of all attempts succeed, so this many fail with probability below 2^-256.
@@ -187,6 +178,13 @@ def _zero_and_negligible(rng: np.random.Generator, dims: Dims) -> Arrays:
     return {"eta": eta.astype(np.float32), "chain": np.arange(-1, dims["B"] - 1, dtype=np.int32)}
 
 
+def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    d = dims["D"]
+    normals = _rounds.strided(d, 64) + _rounds.quads(d, 64, _rounds.PHILOX)
+    angle = _rounds.loop(_ATTEMPTS, _rounds.PHILOX)
+    return normals + 2 * _rounds.quads(d, 64) + angle + 3 * _rounds.reduction(64)
+
+
 KERNEL = Kernel(
     stem="vmf_sample",
     bindings=(
@@ -198,6 +196,7 @@ KERNEL = Kernel(
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
+    rounds=_count_rounds,
     derive=_check_dimension,
     subgroup=True,
     cases=(

@@ -97,6 +97,7 @@ class EnergyPredictor(nn.Module):
         corpus_ids: npt.NDArray[np.integer[Any]],
         token_counts: npt.NDArray[np.integer[Any]],
         seed: int,
+        vocabulary: Sequence[str] | None = None,
     ) -> None:
         """Draw all weights from `seed`; the first state gets the mean that the configuration says.
 
@@ -104,6 +105,7 @@ class EnergyPredictor(nn.Module):
             corpus_ids: the training text, (n,).
             token_counts: how often each token occurs in it, (V,).
             seed: of the weights.
+            vocabulary: changes nothing.
         """
         self._reset(seed)
         self.prior.zero_()

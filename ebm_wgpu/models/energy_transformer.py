@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ebm_wgpu.config import Latent
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.energy_blocks import RealPart
 from ebm_wgpu.models.energy_predictor import SYSTEM_1, EnergyPredictor
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig, Thinking
@@ -45,7 +46,7 @@ class _Start(NamedTuple):
     steps: int
 
 
-class EnergyTransformer(EnergyPredictor):
+class EnergyTransformer(EnergyPredictor, LanguageModel):
     """An `EnergyPredictor` that learns by differentiating through its own predictions.
 
     Attributes:
@@ -72,9 +73,10 @@ class EnergyTransformer(EnergyPredictor):
         corpus_ids: npt.NDArray[np.integer[Any]],
         token_counts: npt.NDArray[np.integer[Any]],
         seed: int,
+        vocabulary: Sequence[str] | None = None,
     ) -> None:
         """As `EnergyPredictor.initialize`; the replay buffer is emptied."""
-        super().initialize(corpus_ids, token_counts, seed)
+        super().initialize(corpus_ids, token_counts, seed, vocabulary)
         if self.replay is not None:
             self.replay.clear()
 
@@ -88,6 +90,19 @@ class EnergyTransformer(EnergyPredictor):
             "contrastive": config.contrastive_weight,
             "replay": config.replay_share if self.replay is not None else 0.0,
         }
+
+    def think(self, steps: int | None = None, best_of: int | None = None) -> None:
+        """Choose `thinking`; see `LanguageModel.think`.
+
+        Raises:
+            ConfigError: a value out of range.
+        """
+        now = self.thinking
+        self.thinking = replace(
+            now,
+            steps=now.steps if steps is None else steps,
+            best_of=now.best_of if best_of is None else best_of,
+        )
 
     def losses(self, tokens: Tensor, latent: Latent = "mean", seed: int = 0) -> dict[str, Tensor]:
         """What training minimises (`loss_weights`) and watches, each averaged over positions.

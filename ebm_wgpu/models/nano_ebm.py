@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,31 +15,11 @@ from torch import Tensor
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.contrastive_divergence import ContrastiveDivergence
 from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy, map_chunks
-from ebm_wgpu.models.system2 import RefinedGuess, System2, System2Config
+from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
+from ebm_wgpu.models.system2 import RefinedGuess, System2
 from ebm_wgpu.models.token_chains import InformedMetropolis
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.models.transformer_lm import TransformerLM
-from ebm_wgpu.options import option
-
-
-@dataclass(frozen=True)
-class NanoEBMConfig(System2Config):
-    """System 2, and the terms of the loss besides its cross-entropy."""
-
-    auxiliary_weight: float = option(0.1, "weight of System 1's cross-entropy", ge=0)
-    entropy_weight: float = option(0.0, "weight of the entropy of the refined guess", ge=0)
-    infonce_weight: float = option(0.0, "weight of the InfoNCE term (0: none)", ge=0)
-    infonce_negatives: int = option(64, "negatives of the InfoNCE term", ge=1)
-    contrastive_weight: float = option(0.0, "weight of contrastive divergence (0: none)", ge=0)
-    contrastive_method: Literal["cd", "pcd", "fast_pcd"] = option(
-        "cd", "chains: from the data, persistent, or all persistent with restarts"
-    )
-    contrastive_steps: int = option(4, "steps of the chains for each batch", ge=1)
-    contrastive_length: int = option(32, "tokens of a sequence in the chains", ge=1)
-    n_particles: int = option(64, "persistent sequences of pcd and fast_pcd", ge=1)
-    restart_probability: float = option(
-        0.05, "share of fast_pcd's particles that start again at the data", ge=0, le=1
-    )
 
 
 class NanoEBM(TransformerLM):
@@ -102,13 +82,28 @@ class NanoEBM(TransformerLM):
         corpus_ids: npt.NDArray[np.integer[Any]],
         token_counts: npt.NDArray[np.integer[Any]],
         seed: int,
+        vocabulary: Sequence[str] | None = None,
     ) -> None:
         """As `TransformerLM.initialize`; System 2 starts out equal to System 1."""
-        super().initialize(corpus_ids, token_counts, seed)
+        super().initialize(corpus_ids, token_counts, seed, vocabulary)
         self.unigram.copy_(self.bias.exp())
         self.system2.reset(torch.Generator().manual_seed(seed + 1))
         if self.contrast is not None:
             self.contrast.reset()
+
+    def think(self, steps: int | None = None, best_of: int | None = None) -> None:
+        """Choose `think_steps`; see `LanguageModel.think`. The start is System 1's: there is one.
+
+        Raises:
+            ConfigError: steps out of range, or more starts than one.
+        """
+        if best_of is not None and best_of != 1:
+            raise ConfigError(
+                f"best_of={best_of} is for models that start from noise and this one starts from "
+                "its first answer: leave out best_of"
+            )
+        if steps is not None:
+            self.think_steps = dataclasses.replace(self.nano, think_steps=steps).think_steps
 
     def losses(self, tokens: Tensor, latent: str = "mean", seed: int = 0) -> dict[str, Tensor]:
         """Terms of the loss, scalars in nats; see the class and `loss_weights`.

@@ -1,8 +1,12 @@
-"""The model families by the name `model.family` gives them."""
+"""The model families by the name `model.family` gives them: the one place that knows them all.
+
+Importing it is cheap: what a family is made of is imported when one is built.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -11,30 +15,151 @@ from ebm_wgpu.errors import ConfigError
 if TYPE_CHECKING:
     from ebm_wgpu.config import Config
     from ebm_wgpu.kernels import KernelDevice
-    from ebm_wgpu.models.splat_lm import SplatLM
+    from ebm_wgpu.models.base import LanguageModel
+
+Disagreements = Iterator[tuple[bool, str]]
+"""Whether values of a configuration contradict each other, and the message that says so."""
 
 
-def _splat(config: Config, vocab_size: int, device: KernelDevice) -> SplatLM:
+@dataclass(frozen=True)
+class Family:
+    """A kind of model.
+
+    Attributes:
+        build: the model of a configuration for a number of token ids, its kernels on a device.
+        latents: what may be random in a prediction.
+        splats: whether it is made of splats, which score matching needs.
+        disagreements: what a configuration of this family must avoid besides.
+    """
+
+    build: Callable[[Config, int, KernelDevice], LanguageModel]
+    latents: tuple[str, ...]
+    splats: bool
+    disagreements: Callable[[Config], Disagreements]
+
+
+def _splat(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
     from ebm_wgpu.models.splat_lm import SplatLM
 
     return SplatLM(config.model, config.energy, vocab_size, device, config.sampler)
 
 
-FAMILIES: Mapping[str, Callable[[Config, int, KernelDevice], SplatLM]] = MappingProxyType(
-    {"splat": _splat}
+def _transformer(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
+    from ebm_wgpu.models.causal_transformer import CausalTransformer
+
+    return CausalTransformer(config.transformer, vocab_size)
+
+
+def _nano(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
+    from ebm_wgpu.models.nano_ebm import NanoEBM
+
+    return NanoEBM(config.transformer, config.nano, vocab_size)
+
+
+def _ebt(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
+    from ebm_wgpu.models.energy_transformer import EnergyTransformer
+
+    return EnergyTransformer(config.ebt, vocab_size)
+
+
+def _splat_disagreements(config: Config) -> Disagreements:
+    for key, size in (
+        ("energy.n_neighbours", config.energy.n_neighbours),
+        ("sampler.list_size", config.sampler.list_size),
+    ):
+        n_splats = config.model.n_splats
+        yield size > n_splats, f"{key}={size} must be <= model.n_splats={n_splats}"
+    energy = config.energy
+    solvable = energy.form == "normalized" and not (energy.lambda_geom or energy.lambda_comp)
+    for key, latent in _latents(config):
+        yield (
+            latent == "exact" and not solvable,
+            f"{key}=exact needs energy.form=normalized, energy.lambda_geom=0 and "
+            f"energy.lambda_comp=0: use {key}=langevin",
+        )
+
+
+def _transformer_disagreements(config: Config) -> Disagreements:
+    yield from _room(config, "transformer", config.transformer.max_length)
+
+
+def _nano_disagreements(config: Config) -> Disagreements:
+    yield from _transformer_disagreements(config)
+    nano, block = config.nano, config.data.block_size
+    yield (
+        nano.contrastive_weight > 0 and nano.contrastive_length > block,
+        f"nano.contrastive_length={nano.contrastive_length} must be <= data.block_size={block}",
+    )
+
+
+def _ebt_disagreements(config: Config) -> Disagreements:
+    ebt, block = config.ebt, config.data.block_size
+    yield from _room(config, "ebt", ebt.max_length)
+    yield (
+        ebt.replay_capacity > 0 and ebt.replay_tokens < block,
+        f"ebt.replay_tokens={ebt.replay_tokens} must be >= data.block_size={block}",
+    )
+
+
+def _room(config: Config, section: str, max_length: int) -> Disagreements:
+    data = config.data
+    for name, length in (("block_size", data.block_size), ("eval_context", data.eval_context)):
+        yield (
+            length > max_length,
+            f"data.{name}={length} must be <= {section}.max_length={max_length}",
+        )
+
+
+def _latents(config: Config) -> tuple[tuple[str, str], ...]:
+    """The latents a configuration chooses, by their keys."""
+    return (
+        ("sampler.latent", config.sampler.latent),
+        ("train.token_latent", config.train.token_latent),
+    )
+
+
+_ALL_LATENTS = ("mean", "exact", "langevin")
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "splat": Family(_splat, _ALL_LATENTS, True, _splat_disagreements),
+        "transformer": Family(_transformer, ("mean",), False, _transformer_disagreements),
+        "nano": Family(_nano, ("mean",), False, _nano_disagreements),
+        "ebt": Family(_ebt, _ALL_LATENTS, False, _ebt_disagreements),
+    }
 )
 
 
-def build_model(config: Config, vocab_size: int, device: KernelDevice) -> SplatLM:
-    """The model `config` describes for `vocab_size` token ids, with its kernels on `device`.
+def family_disagreements(config: Config) -> Disagreements:
+    """What of a configuration its family does not go with."""
+    name = config.model.family
+    family = FAMILIES[name]
+    for key, latent in _latents(config):
+        yield (
+            latent not in family.latents,
+            f"{key}={latent} must be {' or '.join(family.latents)} for model.family={name}",
+        )
+    yield (
+        config.train.dsm_weight > 0 and not family.splats,
+        f"train.dsm_weight={config.train.dsm_weight} must be 0 for model.family={name}: score "
+        "matching is for models made of splats",
+    )
+    yield from family.disagreements(config)
+
+
+def build_model(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
+    """The model `config` describes for `vocab_size` token ids.
+
+    Splats compute in kernels on `device`. The other families are written in torch and compute on
+    the processor, whatever the device.
 
     Raises:
         ConfigError: there is no such family.
     """
-    builder = FAMILIES.get(config.model.family)
-    if builder is None:
+    family = FAMILIES.get(config.model.family)
+    if family is None:
         raise ConfigError(
             f"model.family={config.model.family} does not exist: choose one of "
             f"{', '.join(FAMILIES)}"
         )
-    return builder(config, vocab_size, device)
+    return family.build(config, vocab_size, device)

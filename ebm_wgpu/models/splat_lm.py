@@ -9,9 +9,10 @@ twice, by the splats' own token ids and by a decoder of [x; c], mixed by a gate:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +20,11 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from ebm_wgpu.config import EnergyConfig, ModelConfig, SamplerConfig
+from ebm_wgpu.config import EnergyConfig, Latent, ModelConfig, SamplerConfig
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models import ops
+from ebm_wgpu.models.base import SplatModel
 from ebm_wgpu.models.context import Context, HierarchicalContext
 from ebm_wgpu.models.decoder import ExpertDecoder
 from ebm_wgpu.models.mixture_ops import (
@@ -36,10 +38,10 @@ from ebm_wgpu.models.mixture_ops import (
 from ebm_wgpu.models.splat_mixture import SplatMixture
 from ebm_wgpu.splats import initialization
 
-Latent = Literal["mean", "exact", "langevin"]
 USAGE_RATE = 0.05
 _FIRST_GATE = -2.0
 _DEFAULT_SAMPLER = SamplerConfig()
+_WEIGHTS: Mapping[str, float] = MappingProxyType({"token": 1.0})
 
 
 class _Scored(NamedTuple):
@@ -52,7 +54,7 @@ class _Scored(NamedTuple):
     gate: Tensor
 
 
-class SplatLM(SplatMixture):
+class SplatLM(SplatMixture, SplatModel):
     """Language model of splats, context, gate and decoder.
 
     Attributes:
@@ -163,9 +165,15 @@ class SplatLM(SplatMixture):
             store.alpha[:] = 1
         self.load_store(store)
 
-    def n_parameters(self) -> int:
-        """Number of values that learn."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    @property
+    def device_description(self) -> str:
+        """The device of the kernels."""
+        return self.device.description
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """The cross-entropy; how much "latent" and "balance" weigh is up to the training."""
+        return _WEIGHTS
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """a b on the device, differentiable."""

@@ -4,45 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebm_wgpu.models.transformer_config import check_options
-from ebm_wgpu.options import option
-
-
-@dataclass(frozen=True)
-class System2Config:
-    """How System 2 refines the logits of System 1."""
-
-    think_steps: int = option(2, "refinement steps (0: System 1 alone)", ge=0, le=1000)
-    random_steps: bool = option(False, "train with 1 to think_steps steps, drawn for each batch")
-    step_size: float = option(1.0, "first step size", gt=0)
-    learn_step_size: bool = option(True, "learn the step size")
-    gradient: Literal["natural", "logit"] = option(
-        "natural", "go down the gradient in probability, or in logits"
-    )
-    step_clamp: float = option(5.0, "greatest change of a logit in a step of size 1", gt=0)
-    entropy: float = option(1.0, "weight of the entropy in the energy of a guess", ge=0)
-    tokens: Literal["soft", "hard"] = option(
-        "soft", "the guess as the mean of the token embeddings, or the likeliest token's"
-    )
-    interaction: int = option(512, "hidden units between context and guess (0: none)", ge=0)
-    noise: float = option(0.0, "Langevin temperature of the steps in training", ge=0)
-    energy_tolerance: float = option(
-        0.0, "stop where a step lowers the energy by less, nats (0: never)", ge=0
-    )
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: the first value out of range.
-        """
-        check_options("nano", self)
+from ebm_wgpu.models.nano_ebm_config import System2Config
 
 
 class Interaction(nn.Module):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.linear_cross_entropy import map_chunks
 from ebm_wgpu.models.transformer_backbone import TransformerBackbone
 from ebm_wgpu.models.transformer_blocks import KeyValueCache
 from ebm_wgpu.models.transformer_config import TransformerConfig
 
 
-class TransformerLM(nn.Module, ABC):
+class TransformerLM(LanguageModel):
     """A distribution of the next token for each hidden state of a backbone.
 
     The head is tied: E(h, w) = -(h.W_w + b_w) with W the token embedding, and b starting at the
@@ -41,15 +42,6 @@ class TransformerLM(nn.Module, ABC):
         """W, the token embedding and the output matrix at once, (V, dim)."""
         return self.backbone.embedding.weight
 
-    @property
-    @abstractmethod
-    def loss_weights(self) -> Mapping[str, float]:
-        """Weights of the terms of `losses` that are minimised; other terms are reported only."""
-
-    @abstractmethod
-    def losses(self, tokens: Tensor, latent: str = "mean", seed: int = 0) -> dict[str, Tensor]:
-        """Terms of the loss of tokens (B, T+1), scalars; "token" is the cross-entropy in nats."""
-
     @abstractmethod
     def log_probs(self, h: Tensor) -> Tensor:
         """log p(w | h), (P, V), of states (P, dim)."""
@@ -64,6 +56,7 @@ class TransformerLM(nn.Module, ABC):
         corpus_ids: npt.NDArray[np.integer[Any]],
         token_counts: npt.NDArray[np.integer[Any]],
         seed: int,
+        vocabulary: Sequence[str] | None = None,
     ) -> None:
         """Draw all weights from `seed`, and set b to the token frequencies (each count plus one).
 
@@ -71,6 +64,7 @@ class TransformerLM(nn.Module, ABC):
             corpus_ids: the training text, (n,).
             token_counts: how often each token occurs in it, (V,).
             seed: of the weights.
+            vocabulary: changes nothing.
         """
         self.backbone.reset(torch.Generator().manual_seed(seed))
         counts = torch.from_numpy(np.asarray(token_counts, np.float64)) + 1
@@ -98,7 +92,14 @@ class TransformerLM(nn.Module, ABC):
         return self.backbone.start_cache(rows)
 
     @torch.no_grad()
-    def step(self, tokens: Tensor, cache: KeyValueCache, lengths: Tensor | None = None) -> Tensor:
+    def step(
+        self,
+        tokens: Tensor,
+        cache: KeyValueCache,
+        lengths: Tensor | None = None,
+        latent: str = "mean",
+        seed: int = 0,
+    ) -> Tensor:
         """log p(next token | all read so far), (B, V), after reading on.
 
         One call reads the prompts, each further call the tokens that were chosen:
@@ -111,6 +112,7 @@ class TransformerLM(nn.Module, ABC):
             tokens: new tokens (B, S); shorter rows are padded at the end with any ids.
             cache: what was read before; extended in place.
             lengths: real tokens of each row (B,), from 1 to S; all S unless given.
+            latent, seed: change nothing.
 
         Raises:
             ConfigError: lengths out of range, or more tokens than `max_length`.

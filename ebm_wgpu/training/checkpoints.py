@@ -1,6 +1,6 @@
 """Checkpoints: a folder of files with a manifest of their SHA-256, written whole or not at all.
 
-    splats.h5              the splats (`ebm_wgpu.splats.hdf5`)
+    splats.h5              the splats (`ebm_wgpu.splats.hdf5`), of models that are made of them
     weights.safetensors    every tensor of the model that splats.h5 does not hold exactly
     trainer.pt             optimiser, schedule, random states, data position, best values
     manifest.json          format, version, step, versions of libraries, and of each file size and
@@ -12,7 +12,7 @@ Nothing in a checkpoint is looked at before all of it has been verified.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ SPLATS_FILE = "splats.h5"
 WEIGHTS_FILE = "weights.safetensors"
 TRAINER_FILE = "trainer.pt"
 MANIFEST_FILE = "manifest.json"
-_FILES = (SPLATS_FILE, WEIGHTS_FILE, TRAINER_FILE)
+_ALWAYS = (WEIGHTS_FILE, TRAINER_FILE)
+_FILES = (SPLATS_FILE, *_ALWAYS)
 _REMEDY = "delete this checkpoint and use another, or restore it from a copy"
 
 
@@ -51,13 +52,13 @@ class Checkpoint:
     Attributes:
         path: its folder.
         step: optimiser steps behind it.
-        store: its splats.
+        store: its splats, or none.
         weights: its other tensors by name.
     """
 
     path: Path
     step: int
-    store: SplatStore
+    store: SplatStore | None
     weights: Mapping[str, torch.Tensor]
 
     def trainer_state(self) -> dict[str, Any]:
@@ -85,13 +86,14 @@ def checkpoint_name(step: int) -> str:
 def write_checkpoint(
     folder: Path,
     step: int,
-    store: SplatStore,
+    store: SplatStore | None,
     weights: Mapping[str, torch.Tensor],
     trainer_state: Mapping[str, Any],
 ) -> Path:
     """Write a checkpoint to `folder`/<step>, replacing one of the same step; returns its path.
 
     It is written under a temporary name, synced and renamed, so that <step> is whole or absent.
+    Without a `store` it has no splats.h5, and its manifest says so.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
@@ -103,15 +105,17 @@ def write_checkpoint(
         if temporary.exists():
             remove_folder(temporary)
         temporary.mkdir(parents=True)
-        store.save(temporary / SPLATS_FILE)
+        files = _ALWAYS if store is None else _FILES
+        if store is not None:
+            store.save(temporary / SPLATS_FILE)
         save_file(
             {name: tensor.detach().contiguous() for name, tensor in weights.items()},
             temporary / WEIGHTS_FILE,
         )
         torch.save(dict(trainer_state), temporary / TRAINER_FILE)
-        for name in _FILES:
+        for name in files:
             sync_file(temporary / name)
-        _write_manifest(temporary, step)
+        _write_manifest(temporary, step, files)
         if path.exists():
             remove_folder(path)
         temporary.replace(path)
@@ -129,9 +133,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, altered by as much as a bit, or of another version.
     """
-    step = verify_checkpoint(path)
+    manifest = _verify(path)
     try:
-        store = SplatStore.load(path / SPLATS_FILE)
+        has_splats = SPLATS_FILE in manifest["files"]
+        store = SplatStore.load(path / SPLATS_FILE) if has_splats else None
         weights = load_file(path / WEIGHTS_FILE)
     except StoreError as error:
         raise CheckpointError(f"{error}: {_REMEDY}") from error
@@ -140,7 +145,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path / WEIGHTS_FILE} cannot be read ({_line(error)}): {_REMEDY}"
         ) from error
-    return Checkpoint(path, step, store, weights)
+    return Checkpoint(path, int(manifest["step"]), store, weights)
 
 
 def verify_checkpoint(path: Path) -> int:
@@ -149,10 +154,14 @@ def verify_checkpoint(path: Path) -> int:
     Raises:
         CheckpointError: naming the first file that is missing or altered.
     """
+    return int(_verify(path)["step"])
+
+
+def _verify(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose every file agrees with it."""
     manifest = _read_manifest(path)
-    for name in _FILES:
+    for name, recorded in manifest["files"].items():
         file = path / name
-        recorded = manifest["files"][name]
         try:
             size = file.stat().st_size
             digest = file_digest(file)
@@ -164,7 +173,7 @@ def verify_checkpoint(path: Path) -> int:
             )
         if digest != recorded["sha256"]:
             raise CheckpointError(f"{file} differs from its SHA-256: it was altered; {_REMEDY}")
-    return int(manifest["step"])
+    return manifest
 
 
 def check_shapes(
@@ -194,7 +203,7 @@ def _shape(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _write_manifest(folder: Path, step: int) -> None:
+def _write_manifest(folder: Path, step: int, files: Iterable[str]) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -209,7 +218,7 @@ def _write_manifest(folder: Path, step: int) -> None:
                 "bytes": (folder / name).stat().st_size,
                 "sha256": file_digest(folder / name),
             }
-            for name in _FILES
+            for name in files
         },
     }
     document = {**content, "sha256": json_digest(content)}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ebm_wgpu.config import Config
 from ebm_wgpu.kernels import KernelDevice
+from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.registry import build_model
-from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.text.tokenizers import TextTokenizer
 from ebm_wgpu.training.checkpoints import read_checkpoint
 from ebm_wgpu.training.model_state import restore_model
@@ -30,7 +30,7 @@ class LoadedRun:
     run: RunFolder
     config: Config
     tokenizer: TextTokenizer
-    model: SplatLM
+    model: LanguageModel
     step: int
 
 

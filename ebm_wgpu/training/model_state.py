@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm_wgpu.models.splat_lm import SplatLM
+from ebm_wgpu.models.base import LanguageModel, SplatModel
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.training.checkpoints import SPLATS_FILE, WEIGHTS_FILE, Checkpoint, check_shapes
 
@@ -15,33 +15,52 @@ _IN_STORE = ("mu", "sid", "frequency", "age")
 """Tensors of the model that splats.h5 holds bit for bit, under the same names."""
 
 
-def model_weights(model: SplatLM) -> tuple[SplatStore, dict[str, Tensor]]:
-    """The splats of `model`, and every other tensor of its state.
+def model_weights(model: LanguageModel) -> tuple[SplatStore | None, dict[str, Tensor]]:
+    """The splats of `model`, none if it has none, and every other tensor of its state.
 
     Weights and concentrations of splats are in both: the store has what they mean, the tensors what
-    training goes on from.
+    training goes on from. A tensor that has several names is given under the first.
     """
-    tensors = {k: v for k, v in model.state_dict().items() if k not in _IN_STORE}
-    return model.to_store(), tensors
+    splats, tensors = model.splat_model, _tensors(model)
+    if splats is None:
+        return None, tensors
+    rest = {name: tensor for name, tensor in tensors.items() if name not in _IN_STORE}
+    return splats.to_store(), rest
 
 
-def restore_model(model: SplatLM, checkpoint: Checkpoint) -> None:
+def restore_model(model: LanguageModel, checkpoint: Checkpoint) -> None:
     """Give `model` the state that `model_weights` took.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape.
     """
-    state = model.state_dict()
-    held = {name: torch.from_numpy(getattr(checkpoint.store, name)) for name in _IN_STORE}
-    check_shapes(checkpoint.path / SPLATS_FILE, held, {name: state[name] for name in held})
-    rest = {name: tensor for name, tensor in state.items() if name not in held}
+    state, splats, store = _tensors(model), model.splat_model, checkpoint.store
+    held: dict[str, Tensor] = {}
+    if store is not None:
+        held = {name: torch.from_numpy(getattr(store, name)) for name in _IN_STORE}
+    expected = {name: state[name] for name in _IN_STORE} if splats is not None else {}
+    check_shapes(checkpoint.path / SPLATS_FILE, held, expected)
+    rest = {name: tensor for name, tensor in state.items() if name not in expected}
     check_shapes(checkpoint.path / WEIGHTS_FILE, checkpoint.weights, rest)
-    model.load_store(checkpoint.store)
-    model.load_state_dict({**held, **checkpoint.weights})
+    if splats is not None and store is not None:
+        splats.load_store(store)
+    # Every tensor is there; what is missing are further names of the same ones.
+    model.load_state_dict({**held, **checkpoint.weights}, strict=False)
+
+
+def _tensors(model: LanguageModel) -> dict[str, Tensor]:
+    """The state of `model`, each tensor once, under the first of its names."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach()
+    return tensors
 
 
 @torch.no_grad()
-def splat_statistics(model: SplatLM) -> dict[str, Any]:
+def splat_statistics(model: SplatModel) -> dict[str, Any]:
     """Spread of concentrations and weights: kappa_{min,mean,max} and "effective".
 
     The effective number of splats is exp of the entropy of pi, N when all weigh the same.

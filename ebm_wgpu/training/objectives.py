@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ebm_wgpu.config import Config, TrainConfig
-from ebm_wgpu.models.splat_lm import SplatLM
+from ebm_wgpu.models.base import LanguageModel, SplatModel
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.training.score_matching import (
     Mixture,
@@ -28,10 +29,12 @@ _STREAM = 0x5C0FE
 
 @dataclass(frozen=True)
 class Objective:
-    """total = token + latent_weight latent + dsm_weight score_matching + balance_weight balance.
+    """total = sum of weight * term over the terms a model measures.
 
-    token is the cross-entropy of p(w|c), latent the exact -log p(e_w|c)/(d-1), balance the load
-    balancing of the experts; score_matching is computed only where its weight is not 0.
+    A family brings weights of its own (`LanguageModel.loss_weights`), 1 for the cross-entropy
+    "token". The configuration weighs "latent", the exact -log p(e_w|c)/(d-1), "balance", the load
+    balancing of experts, and "score_matching", which is computed only where its weight is not 0.
+    Terms without a weight are watched only.
 
     Attributes:
         train: gives the weights, the latent and the noise levels.
@@ -40,7 +43,7 @@ class Objective:
     train: TrainConfig
 
     def __call__(
-        self, model: SplatLM, tokens: Tensor, seed: int
+        self, model: LanguageModel, tokens: Tensor, seed: int
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, a scalar to differentiate, and its parts as numbers.
 
@@ -55,19 +58,25 @@ class Objective:
         """
         train = self.train
         measured = dict(model.losses(tokens, latent=train.token_latent, seed=seed))
-        total = measured["token"] + train.latent_weight * measured["latent"]
-        total = total + train.balance_weight * measured["balance"]
-        if train.dsm_weight:
+        splats = model.splat_model
+        if train.dsm_weight and splats is not None:
             measured["score_matching"] = score_matching_loss(
-                model, tokens, train.dsm_levels, np.random.default_rng([_STREAM, seed])
+                splats, tokens, train.dsm_levels, np.random.default_rng([_STREAM, seed])
             )
-            total = total + train.dsm_weight * measured["score_matching"]
+        weights = {
+            **model.loss_weights,
+            "latent": train.latent_weight,
+            "balance": train.balance_weight,
+            "score_matching": train.dsm_weight,
+        }
+        weighted = [weights[name] * measured[name] for name in weights if name in measured]
+        total = reduce(torch.add, weighted)
         parts = {name: float(value.detach()) for name, value in measured.items()}
         return total, {"loss": float(total.detach()), **parts}
 
 
 def score_matching_loss(
-    model: SplatLM, tokens: Tensor, kappas: tuple[float, ...], rng: np.random.Generator
+    model: SplatModel, tokens: Tensor, kappas: tuple[float, ...], rng: np.random.Generator
 ) -> Tensor:
     """Mean `denoising_loss` of `TRAIN_ROWS` random positions of a batch, each at a random level.
 
@@ -81,13 +90,16 @@ def score_matching_loss(
 
 @torch.no_grad()
 def evaluate_score_matching(
-    model: SplatLM, stream: TokenStream, config: Config, seed: int = 0
+    model: LanguageModel, stream: TokenStream, config: Config, seed: int = 0
 ) -> tuple[NoiseLevel, ...]:
     """Score matching on held-out text at each of train.dsm_levels, of `REPORT_ROWS` positions.
 
     The positions are spread over windows at the start of `stream`; a text too short for one window
-    gives an empty report.
+    gives an empty report, and so does a model without splats.
     """
+    splats = model.splat_model
+    if splats is None:
+        return ()
     block, batch = config.data.block_size, config.train.batch_size
     windows = min(batch, (len(stream) - 1) // block)
     if windows < 1:
@@ -95,12 +107,12 @@ def evaluate_score_matching(
     starts = np.arange(windows, dtype=np.int64) * block
     tokens = torch.from_numpy(stream.windows(starts, block + 1)).long()
     rng = np.random.default_rng([_STREAM, seed])
-    mixture, x = _rows(model, tokens, REPORT_ROWS, rng)
+    mixture, x = _rows(splats, tokens, REPORT_ROWS, rng)
     return noise_levels(mixture, x, config.train.dsm_levels, rng)
 
 
 def _rows(
-    model: SplatLM, tokens: Tensor, limit: int, rng: np.random.Generator
+    model: SplatModel, tokens: Tensor, limit: int, rng: np.random.Generator
 ) -> tuple[TiltedMixture, Tensor]:
     """The mixtures at random positions of a batch, and the latents of the tokens that follow."""
     h = model.features(tokens[:, :-1]).h

@@ -94,7 +94,7 @@ class Trainer:
     """Trains the model of a configuration in a run folder.
 
     The batches, the noise and the order of everything depend on the seed and the step alone. On
-    the Numba device, with the same number of threads and without a time limit, a run that is
+    the processor, with the same number of threads and without a time limit, a run that is
     killed at any moment and resumed therefore ends with the same bits as one that never was.
     """
 
@@ -111,7 +111,7 @@ class Trainer:
         Args:
             config: the run. When resuming it may differ from the run's own in `CHANGEABLE`.
             run_folder: where the run is kept.
-            device: runs the kernels.
+            device: runs the kernels of models that have them.
             callbacks: told of every event, in order.
             resume: go on with the run in the folder instead of starting one.
         """
@@ -183,7 +183,7 @@ class Trainer:
             self._restore(last)
         self.run.rewind(last, self._progress.best_step)
         self.run.write_config(self.config)
-        self.run.log(f"starts at step {self._progress.step} on {self.device.description}")
+        self.run.log(f"starts at step {self._progress.step} on {self.model.device_description}")
         self._origin = time.perf_counter() - self._progress.elapsed
 
     def _loop(self, interrupts: Interrupts) -> StopReason:
@@ -240,8 +240,9 @@ class Trainer:
         self._optimizers.zero_grad()
         progress.step += 1
         progress.logged_steps += 1
-        if progress.step % USAGE_EVERY == 0:
-            self.model.record_usage(tokens[:1, :-1], USAGE_EVERY)
+        splats = self.model.splat_model
+        if splats is not None and progress.step % USAGE_EVERY == 0:
+            splats.record_usage(tokens[:1, :-1], USAGE_EVERY)
         seconds = time.perf_counter() - begin
         for name, value in {**parts, "seconds": seconds}.items():
             progress.logged[name] = progress.logged.get(name, 0.0) + value
@@ -266,15 +267,15 @@ class Trainer:
         raise EbmError(message)
 
     def _flush_log(self, event: StepEvent) -> dict[str, Any]:
-        """The line of metrics: means since the last one, and the state of the splats now."""
-        progress = self._progress
+        """The line of metrics: means since the last one, and the state of any splats now."""
+        progress, splats = self._progress, self.model.splat_model
         means = {name: value / progress.logged_steps for name, value in progress.logged.items()}
         speed = self._tokens_a_step / means.pop("seconds")
         progress.logged, progress.logged_steps = {}, 0
         return {
             **means,
             "lr": event.lr,
-            "splats": splat_statistics(self.model),
+            **({} if splats is None else {"splats": splat_statistics(splats)}),
             "tokens_per_second": speed,
             "elapsed": progress.elapsed,
         }
@@ -358,7 +359,7 @@ class Trainer:
             parameters=self.model.n_parameters(),
             train_tokens=len(self._data.train),
             valid_tokens=len(self._valid),
-            device=self.device.description,
+            device=self.model.device_description,
         )
 
     def _result(self, reason: StopReason) -> TrainResult:

@@ -69,3 +69,31 @@ def test_unknown_names_suggest_near_ones(numba_device: KernelDevice) -> None:
 def test_auto_never_takes_a_software_adapter(wgpu_device: KernelDevice) -> None:
     software = wgpu_device.runtime.info.is_software  # type: ignore[attr-defined]
     assert open_device("auto").name == ("numba" if software else "wgpu")
+
+
+def test_llvmpipe_refuses_what_it_would_get_wrong(wgpu_device: KernelDevice) -> None:
+    adapter = wgpu_device.runtime.info.name  # type: ignore[attr-defined]
+    if not adapter.startswith("llvmpipe"):
+        pytest.skip(f"{adapter} does not limit how often loops go round")
+
+    def energy(count: int) -> np.ndarray:
+        x = np.eye(2, 8)
+        arrays = {"x": x, "mu": np.tile(x[:1], (count, 1)), "h": np.zeros_like(x)}
+        a, log_w = np.ones(count), np.zeros(count)
+        return wgpu_device.run("splat_energy", a=a, log_w=log_w, **arrays)["energy"].numpy()
+
+    most = 46_080
+    np.testing.assert_allclose(energy(most), [-np.log(most), 1 - np.log(most)], rtol=1e-6)
+    with pytest.raises(KernelError, match=r"splat_energy: up to .* 65,535; .* --device numba"):
+        energy(most + 1)
+
+
+def test_llvmpipe_looks_at_changed_parameters_too(wgpu_device: KernelDevice) -> None:
+    adapter = wgpu_device.runtime.info.name  # type: ignore[attr-defined]
+    if not adapter.startswith("llvmpipe"):
+        pytest.skip(f"{adapter} does not limit how often loops go round")
+    column = np.ones((40_000, 1))
+    launch = wgpu_device.prepare("matmul", a=column, b=np.ones((1, 1)), trans_a=0, trans_b=0)
+    launch()
+    with pytest.raises(KernelError, match="matmul: up to"):
+        launch(trans_a=1)

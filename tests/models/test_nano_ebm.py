@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.models.nano_ebm import NanoEBM, NanoEBMConfig
+from ebm_wgpu.models.nano_ebm import NanoEBM
+from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
 from ebm_wgpu.models.transformer_config import TransformerConfig
 
 V = 9

@@ -2,24 +2,49 @@ import types
 
 import pytest
 
-from ebm_wgpu.config import Config
+from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.kernels import open_device
+from ebm_wgpu.models.base import LanguageModel
+from ebm_wgpu.models.causal_transformer import CausalTransformer
+from ebm_wgpu.models.energy_transformer import EnergyTransformer
+from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.registry import FAMILIES, build_model
 from ebm_wgpu.models.splat_lm import SplatLM
 
+SMALL = (
+    "model.dim=8", "model.n_splats=6", "model.n_experts=1", "model.n_active=1",
+    "model.expert_hidden=4", "energy.n_neighbours=4", "sampler.list_size=4",
+    "transformer.dim=16", "transformer.n_layers=1", "transformer.n_heads=2",
+    "nano.interaction=4", "ebt.dim=12", "ebt.n_layers=1", "ebt.n_heads=2",
+)  # fmt: skip
+CLASSES = {
+    "splat": SplatLM,
+    "transformer": CausalTransformer,
+    "nano": NanoEBM,
+    "ebt": EnergyTransformer,
+}
 
-def test_families_are_built_by_name():
-    assert list(FAMILIES) == ["splat"]
-    config = Config()
-    model = config.model.__class__(dim=8, n_splats=6, n_experts=1, n_active=1, expert_hidden=4)
-    given = types.SimpleNamespace(model=model, energy=config.energy, sampler=config.sampler)
-    built = build_model(given, 5, open_device("numba"))
-    assert isinstance(built, SplatLM)
-    assert built.mu.shape == (6, 8)
+
+def test_every_family_is_built_by_name_from_its_section(numba_device):
+    assert list(FAMILIES) == list(CLASSES)
+    shapes = {}
+    for name, family in FAMILIES.items():
+        model = build_model(
+            apply_overrides(Config(), [f"model.family={name}", *SMALL]), 5, numba_device
+        )
+        assert type(model) is CLASSES[name]
+        assert isinstance(model, LanguageModel)
+        assert model.vocab_size == 5
+        assert (model.splat_model is model) == family.splats
+        shapes[name] = {tuple(parameter.shape) for parameter in model.parameters()}
+    # Splats (N, d), token embeddings (V, dim), and the interaction of NanoEBM.
+    assert (6, 8) in shapes["splat"]
+    assert (5, 16) in shapes["transformer"]
+    assert (4, 16) in shapes["nano"]
+    assert (5, 12) in shapes["ebt"]
 
 
-def test_other_families_are_refused_with_those_there_are():
+def test_other_families_are_refused_with_those_there_are(numba_device):
     config = types.SimpleNamespace(model=types.SimpleNamespace(family="rnn"))
     with pytest.raises(ConfigError, match=r"model\.family=rnn does not exist: choose one of splat"):
-        build_model(config, 5, open_device("numba"))
+        build_model(config, 5, numba_device)

@@ -56,6 +56,19 @@ def test_what_is_written_is_read(original):
     assert sorted(p.name for p in original.iterdir()) == sorted(NAMES)
 
 
+def test_a_model_without_splats_has_no_file_of_them(tmp_path):
+    path = write_checkpoint(tmp_path, 4, None, WEIGHTS, STATE)
+    assert sorted(p.name for p in path.iterdir()) == sorted(set(NAMES) - {"splats.h5"})
+    listed = json.loads((path / "manifest.json").read_text())["files"]
+    assert set(listed) == {"weights.safetensors", "trainer.pt"}
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint.step, checkpoint.store) == (4, None)
+    assert checkpoint.weights.keys() == WEIGHTS.keys()
+    (path / "weights.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        read_checkpoint(path)
+
+
 def test_writing_again_replaces(tmp_path):
     write_checkpoint(tmp_path, 3, store(0), WEIGHTS, STATE)
     path = write_checkpoint(tmp_path, 3, store(1), WEIGHTS, STATE)

@@ -64,12 +64,12 @@ fn stream(row: u32, count: u32, inv: Invocation) -> Streamed {
         stream_factors[inv.local] = weight * terms.y;
         workgroupBarrier();
         for (var i = inv.local; i < params.D; i += WG) {
-            var sum = sum_get(base + i) * rescale;
+            var sum = 0.0; // of this block alone: rounding then grows with N / WG, not with N
             for (var j = 0u; j < WG; j += 1u) {
                 let factor = stream_factors[j];
                 if (factor != 0.0) { sum += factor * load_mu(u32(stream_splats[j]) * params.D + i); }
             }
-            sum_put(base + i, sum);
+            sum_put(base + i, sum_get(base + i) * rescale + sum);
         }
         workgroupBarrier();
     }
