@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import numba
@@ -26,6 +27,14 @@ def one_thread():
     yield
     torch.set_num_threads(threads[0])
     numba.set_num_threads(threads[1])
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, also where the tests were started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
