@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -63,7 +64,10 @@ def main() -> None:
     # A process each, so that the peak memory is the preset's own.
     for name in WINDOWS:
         command = [sys.executable, __file__, "--only", name, "--device", arguments.device]
-        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as the ebm command has it
+        shown = subprocess.run(
+            command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
         rows.append(json.loads(shown.splitlines()[-1]))
     device = open_device(arguments.device)
     print_table(f"one training step, {device.description}", rows)
