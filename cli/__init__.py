@@ -17,7 +17,7 @@ from ebm_wgpu import __version__
 from ebm_wgpu.errors import EbmError
 
 # torch and Numba each keep a team of OpenMP threads. A team that waits must sleep, not spin, or it
-# takes the cores from the other: training on two cores is nearly twice as fast for it.
+# takes the cores from the other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
