@@ -11,8 +11,9 @@ import sys
 import numpy as np
 from _common import median, parse_arguments, print_table, seconds, write_result
 
-from ebm_wgpu.config import apply_overrides, preset
+from ebm_wgpu.config import apply_overrides
 from ebm_wgpu.kernels import open_device
+from ebm_wgpu.presets import preset
 
 STEPS = 2
 WINDOWS = {"nano": 16, "small": 4, "base": 1}

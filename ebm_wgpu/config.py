@@ -1,4 +1,4 @@
-"""Everything a run can be told: sections, presets, JSON, and `section.name=value` overrides."""
+"""Everything a run can be told: sections, JSON, and `section.name=value` overrides."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.files import parse_json
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
+from ebm_wgpu.models.memory_config import MemoryConfig
 from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
-from ebm_wgpu.models.registry import family_disagreements
+from ebm_wgpu.models.registry import FAMILIES, family_disagreements
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.options import Option, option, options_of
 
@@ -53,6 +54,11 @@ class DataConfig:
         "across",
         "windows run across document ends, stay within one document, or also pack short documents",
     )
+    heldout_tokens: int = option(
+        0,
+        "tokens at the end of the training text that are kept from training, to fit memories on",
+        ge=0,
+    )
     eval_context: int = option(512, "tokens of input in an evaluation window", ge=1)
     eval_stride: int = option(256, "tokens from an evaluation window to the next", ge=1)
 
@@ -71,8 +77,10 @@ class ModelConfig:
     kappa_init: float = option(5.0, "first concentration per degree of freedom", ge=1, le=50)
     kappa_min: float = option(1.0, "least concentration per degree of freedom", ge=1, le=50)
     kappa_max: float = option(50.0, "greatest concentration per degree of freedom", ge=1, le=50)
-    context: Literal["hierarchical"] = option(
-        "hierarchical", "context encoder: recent mean, exponential mean and attention, mixed"
+    context: Literal["hierarchical", "transformer"] = option(
+        "hierarchical",
+        "context encoder: recent mean, exponential mean and attention, mixed; or a transformer "
+        "(section transformer), whose states are the splats (section memory)",
     )
     context_mixing: Literal["learned", "fixed"] = option(
         "learned", "weights of the three context parts: learned, or fixed at .5, .3, .2"
@@ -95,7 +103,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EnergyConfig:
-    """The energy E(x | c) = E_splats - h.x + lambda_geom E_geom + lambda_comp E_comp."""
+    """E(x | c) = E_splats - h.x + lambda_geom E_geom + lambda_comp E_comp - lambda_entropy H[q]."""
 
     form: Literal["normalized", "published"] = option(
         "normalized", "vMF mixture, or the literal alpha (x.mu - 1)/tau over the nearest splats"
@@ -110,6 +118,15 @@ class EnergyConfig:
     lambda_spread: float = option(1.0, "weight of spreading inside the geometric term", ge=0)
     lambda_cover: float = option(1.0, "weight of coverage inside the geometric term", ge=0)
     rho_min: float = option(0.1, "density below which coverage costs energy", ge=0)
+    sharpness: float = option(10.0, "sharpness of the density that coverage looks at", ge=0)
+    lambda_entropy: float = option(
+        0.0, "weight of minus the entropy of the splats a batch makes use of", ge=0
+    )
+    pair_coefficients: tuple[float, float, float] = option(
+        (0.0, 0.0, -4.0), "W of u, v and u v in the compositional term's sigmoid"
+    )
+    pair_bias: float = option(0.0, "b in the compositional term's sigmoid")
+    term_neighbours: int = option(8, "nearest splats of the further terms", ge=2, le=128)
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,18 @@ class TrainConfig:
     warmup_steps: int = option(200, "steps of linear warm-up", ge=0)
     min_lr_ratio: float = option(0.1, "last learning rate over the highest", ge=0, le=1)
     grad_clip: float = option(1.0, "greatest norm of the gradient", gt=0)
+    precision: Literal["float32", "bfloat16"] = option(
+        "float32",
+        "arithmetic of the forward pass: float32, or bfloat16 where torch deems it safe, which "
+        "families without splats can use; weights stay in float32",
+    )
+    ema_decay: float | None = option(
+        None,
+        "decay of a moving average of the weights, such as 0.999, which is then what is scored "
+        "and saved for use (none: the weights themselves)",
+        gt=0,
+        lt=1,
+    )
     token_latent: Latent = option("mean", "latent the token loss decodes")  # noqa: RUF009
     latent_weight: float = option(1.0, "weight of the exact latent likelihood", ge=0)
     dsm_weight: float = option(0.0, "weight of score matching (reported at any weight)", ge=0)
@@ -167,14 +196,21 @@ class TrainConfig:
     eval_tokens: int | None = option(
         32768, "validation tokens an evaluation during training scores (none: all)", ge=1
     )
+    patience: int | None = option(
+        None, "stop after so many evaluations in a row without a better one (none: never)", ge=1
+    )
     checkpoint_every: int = option(500, "steps between checkpoints", ge=1)
-    keep_last: int = option(2, "checkpoints kept besides the best", ge=1)
+    keep_last: int = option(2, "newest checkpoints kept besides the best", ge=1)
+    keep_best: int = option(1, "checkpoints kept for their validation loss", ge=1)
     log_every: int = option(10, "steps between lines of the log", ge=1)
+    report: Literal["none", "tensorboard", "wandb"] = option(
+        "none", "where metrics go besides metrics.jsonl: nowhere, TensorBoard or Weights & Biases"
+    )
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run: `load_config` makes one from a preset or file and overrides.
+    """A whole run: `presets.load_config` makes one from a preset or file and overrides.
 
     A run uses the sections that its family needs; the others keep their defaults.
     """
@@ -184,6 +220,7 @@ class Config:
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     nano: NanoEBMConfig = field(default_factory=NanoEBMConfig)
     ebt: EnergyTransformerConfig = field(default_factory=EnergyTransformerConfig)
@@ -229,6 +266,12 @@ class Config:
             model.splat_init == "embedding" and model.embedding_path is None,
             "model.splat_init=embedding needs model.embedding_path=FOLDER_OR_FILE",
         )
+        kernels = FAMILIES[model.family].splats and model.context == "hierarchical"
+        yield (
+            self.train.precision != "float32" and kernels,
+            f"train.precision={self.train.precision} is for families that torch computes and "
+            f"model.family={model.family} runs kernels of its own: use train.precision=float32",
+        )
         yield from family_disagreements(self)
 
     def to_json(self) -> str:
@@ -237,13 +280,15 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """The configuration that `to_json` wrote.
+        """The configuration that `to_json` wrote; options that the text lacks have their defaults.
+
+        So runs of earlier versions stay readable: an option's default is what was there before it.
 
         Raises:
-            ConfigError: no JSON object, unknown or missing keys, wrong types, values out of range.
+            ConfigError: no JSON object, unknown keys, wrong types, values out of range.
         """
         try:
-            document = json.loads(text)
+            document = parse_json(text)
         except ValueError as error:
             raise ConfigError(f"the configuration is not JSON: {error}") from error
         if not isinstance(document, dict):
@@ -257,128 +302,12 @@ class Config:
         for key in given:
             if key not in OPTIONS:
                 raise _unknown_key(key)
-        if missing := [key for key in OPTIONS if key not in given]:
-            raise ConfigError(f"the configuration lacks {', '.join(missing)}: add them")
         values = {key: OPTIONS[key].from_json(value) for key, value in given.items()}
         return _replace(cls(), values).validate()
 
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(options_of(Config))
 """Every option by its key, `section.name`."""
-
-
-def _shakespeare(block_size: int) -> DataConfig:
-    """Tiny Shakespeare by characters, each of them scored after at least half a block."""
-    return DataConfig(
-        dataset="shakespeare",
-        tokenizer="char",
-        vocab_size=None,
-        block_size=block_size,
-        eval_context=block_size,
-        eval_stride=block_size // 2,
-    )
-
-
-def _characters(family: Literal["transformer", "nano", "ebt"], lr: float = 6e-3) -> Config:
-    """The shape of nanoGPT's small setting, for minutes on a processor."""
-    block_size = 64
-    return Config(
-        data=_shakespeare(block_size),
-        model=ModelConfig(family=family),
-        train=TrainConfig(
-            steps=5000,
-            batch_size=12,
-            lr=lr,
-            betas=(0.9, 0.99),
-            warmup_steps=100,
-            min_lr_ratio=0.02,
-        ),
-        transformer=TransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size),
-        ebt=EnergyTransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size),
-    )
-
-
-PRESETS: Mapping[str, Config] = MappingProxyType(
-    {
-        "nano": Config(
-            data=DataConfig(vocab_size=4096, block_size=128, eval_context=256, eval_stride=128),
-            model=ModelConfig(dim=64, n_splats=4096, expert_hidden=256),
-            train=TrainConfig(
-                steps=2000, lr=3e-3, warmup_steps=100, eval_every=200, checkpoint_every=200
-            ),
-        ),
-        "small": Config(
-            data=DataConfig(vocab_size=16384, block_size=256),
-            model=ModelConfig(dim=256, n_splats=16384, expert_hidden=512),
-        ),
-        "base": Config(
-            data=DataConfig(
-                tokenizer="gpt2",
-                vocab_size=50257,
-                block_size=512,
-                eval_context=1024,
-                eval_stride=512,
-            ),
-            model=ModelConfig(dim=640, n_splats=50000, n_experts=8, expert_hidden=1024),
-            train=TrainConfig(steps=100000, lr=6e-4, warmup_steps=1000, eval_every=1000),
-        ),
-        "shakespeare-transformer": _characters("transformer"),
-        "shakespeare-nano": _characters("nano"),
-        "shakespeare-ebt": _characters("ebt", lr=2e-3),
-        "shakespeare-10m": Config(
-            data=_shakespeare(block_size=256),
-            model=ModelConfig(family="transformer"),
-            train=TrainConfig(
-                steps=5000,
-                batch_size=64,
-                betas=(0.9, 0.99),
-                warmup_steps=100,
-                eval_every=250,
-                eval_tokens=None,
-            ),
-            transformer=TransformerConfig(dropout=0.2, max_length=256),
-        ),
-    }
-)
-
-
-def preset(name: str) -> Config:
-    """The preset `name`, a key of `PRESETS`.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"unknown preset {name!r}{hint}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name].validate()
-
-
-def load_config(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """A preset, or the configuration in a JSON file, with `overrides` applied.
-
-    Args:
-        name_or_path: a preset's name, or the path of a file that ends in .json.
-        overrides: as for `apply_overrides`.
-
-    Raises:
-        ConfigError: unknown preset, unreadable file, or anything wrong in it or in an override.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".json":
-        return apply_overrides(preset(str(name_or_path)), overrides)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: restore it") from error
-    try:
-        config = Config.from_json(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return apply_overrides(config, overrides)
 
 
 def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,15 +39,70 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing `path`, inside the block, into one line for a user.
+
+    Raises:
+        CheckpointError: the disk is full or broken, or the folder is not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path} cannot be written ({reason}): make room or make it writable, then go on "
+            "from what was written before"
+        ) from error
+
+
+def require_space(folder: Path, nbytes: int) -> None:
+    """Make sure that `nbytes` more fit on the disk of `folder`.
+
+    Raises:
+        OSError: they do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        reason = f"{os.strerror(errno.ENOSPC)}: {nbytes:,} bytes are needed and {free:,} are free"
+        raise OSError(errno.ENOSPC, reason, str(folder))
+
+
+def check_written(path: Path, sha256: str) -> None:
+    """Read `path` back and compare it with what was meant to be written.
+
+    Raises:
+        OSError: it differs.
+    """
+    if file_digest(path) != sha256:
+        raise OSError(errno.EIO, "what was written does not read back", str(path))
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Make `content` the whole of `path`: after a crash it holds the old bytes or the new ones."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    """Make `content` the whole of `path`: after a crash it holds the old bytes or the new ones.
+
+    Raises:
+        OSError: it cannot be written or does not read back; `path` is as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        check_written(temporary, hashlib.sha256(content).hexdigest())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the place of `path`, synced, if all goes well.
+
+    An exception removes what was written and leaves `path` as it was.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{secrets.token_hex(6)}")
+    try:
+        yield temporary
+        sync_file(temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:
@@ -54,6 +112,26 @@ def file_digest(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The document that JSON `text` is; its numbers are finite.
+
+    Raises:
+        ValueError: it is none, holds a number too large for a float, NaN or Infinity, or is nested
+            deeper than Python can read.
+    """
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text}: numbers must be finite")
+    return value
 
 
 def json_digest(document: Any) -> str:
@@ -86,9 +164,11 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path`; the system lets go of it when the process ends, however it does.
 
     Raises:
-        CheckpointError: another process holds it.
+        CheckpointError: another process holds it, or the file cannot be written.
     """
-    with path.open("ab") as file:
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            file = stack.enter_context(path.open("ab"))
         try:
             _lock(file)
         except OSError as error:

@@ -28,6 +28,21 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old"
 
 
+def test_replacing_is_all_or_nothing(tmp_path):
+    path = tmp_path / "a.bin"
+    for content in (b"old", b"new"):
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(content)
+            assert temporary.name.startswith(files.TEMPORARY_PREFIX)
+            assert not path.exists() or path.read_bytes() == b"old"
+        assert path.read_bytes() == content
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_remove_leftovers_takes_only_temporary_names(tmp_path):
     (tmp_path / f"{files.TEMPORARY_PREFIX}00000003").mkdir()
     (tmp_path / f"{files.TEMPORARY_PREFIX}00000003" / "x").write_bytes(b"1")

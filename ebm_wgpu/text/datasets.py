@@ -57,6 +57,16 @@ class TokenStream:
     def __len__(self) -> int:
         return int(self.tokens.size)
 
+    def prefix(self, n_tokens: int, tokenizer: TextTokenizer) -> tuple[Self, int]:
+        """The first `n_tokens` tokens as a stream of their own, and its bytes of UTF-8.
+
+        tokenizer: the one that made the tokens; it tells the words and bytes they stand for.
+        """
+        tokens = self.tokens[:n_tokens]
+        text = tokenizer.decode(tokens)
+        stream = type(self)(tokens, self.vocab_size, word_count(text), self.name)
+        return stream, len(text.encode())
+
     def windows(self, starts: npt.NDArray[np.int64], length: int) -> TokenIds:
         """Rows tokens[s : s + length] for each s of `starts` (B,): (B, length) int32."""
         return self.tokens[starts[:, None] + np.arange(length)]

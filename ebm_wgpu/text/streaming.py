@@ -14,10 +14,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import IO, Literal
 
 from ebm_wgpu.errors import DataError
+from ebm_wgpu.files import replacing
 from ebm_wgpu.text.tokenizer_base import safe_chunks
 
 LONGEST_PIECE = 1 << 16
@@ -279,19 +280,14 @@ class AtomicWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a temporary file beside `path`.
+        """Find out whether `path` can be written to; nothing is until the context is entered.
 
         Raises:
             DataError: the folder is missing or cannot be written to, or `path` is a folder.
         """
+        check_output(path)
         self.path = path
         self.position = 0
-        check_output(path)
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            self._file = self._temporary.open("wb", buffering=_WRITE_BYTES)
-        except OSError as error:
-            raise _not_written(path, error) from error
 
     def write(self, text: str) -> None:
         """Append `text`.
@@ -316,24 +312,31 @@ class AtomicWriter:
         self.position = position
 
     def __enter__(self) -> AtomicWriter:
-        """The writer itself."""
-        return self
+        """Open a temporary file beside `path`; returns the writer itself.
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Put the file in its place, or remove it after an exception."""
+        Raises:
+            DataError: it cannot be opened.
+        """
         try:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
-            if kind is None:
-                self._temporary.replace(self.path)
+            with contextlib.ExitStack() as stack:
+                temporary = stack.enter_context(replacing(self.path))
+                self._file = stack.enter_context(temporary.open("wb", buffering=_WRITE_BYTES))
+                self._open = stack.pop_all()
         except OSError as error:
             raise _not_written(self.path, error) from error
-        finally:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the file in its place, or remove it after an exception."""
+        try:
+            self._open.__exit__(kind, error, traceback)
+        except OSError as failure:
+            raise _not_written(self.path, failure) from failure
 
 
 def check_output(path: Path) -> None:

@@ -6,7 +6,6 @@ Each writes itself to one JSON file, from which `load_tokenizer` makes the same 
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ebm_wgpu.errors import DataError
+from ebm_wgpu.files import parse_json
 from ebm_wgpu.text.bpe import BpeTokenizer, Gpt2Tokenizer
 from ebm_wgpu.text.tokenizer_base import (
     END_OF_TEXT,
@@ -175,7 +175,10 @@ class WordTokenizer(TextTokenizer):
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """The tokenizer whose `state` gives `state`."""
-        return cls(state["words"])
+        words = state["words"]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise DataError("the words of the tokenizer are not all text: train it again")
+        return cls(words)
 
     def state(self) -> Mapping[str, Any]:
         """What `from_state` takes."""
@@ -267,7 +270,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): check the path") from error
     except ValueError as error:

@@ -1,0 +1,209 @@
+"""Configurations that have names, and configurations from files."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from ebm_wgpu.config import Config, DataConfig, ModelConfig, TrainConfig, apply_overrides
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
+from ebm_wgpu.models.transformer_config import TRANSFORMER_PRESETS, TransformerConfig
+
+
+def _shakespeare(block_size: int) -> DataConfig:
+    """Tiny Shakespeare by characters, each of them scored after at least half a block."""
+    return DataConfig(
+        dataset="shakespeare",
+        tokenizer="char",
+        vocab_size=None,
+        block_size=block_size,
+        eval_context=block_size,
+        eval_stride=block_size // 2,
+    )
+
+
+def _characters(family: Literal["transformer", "nano", "ebt"], lr: float = 6e-3) -> Config:
+    """The shape of nanoGPT's small setting, for minutes on a processor."""
+    block_size = 64
+    return Config(
+        data=_shakespeare(block_size),
+        model=ModelConfig(family=family),
+        train=TrainConfig(
+            steps=5000,
+            batch_size=12,
+            lr=lr,
+            betas=(0.9, 0.99),
+            warmup_steps=100,
+            min_lr_ratio=0.02,
+        ),
+        transformer=TransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size),
+        ebt=EnergyTransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size),
+    )
+
+
+def _ten_million(family: Literal["transformer", "nano"]) -> Config:
+    """The shape of nanoGPT's setting for a GPU: 10.7 M parameters."""
+    return Config(
+        data=_shakespeare(block_size=256),
+        model=ModelConfig(family=family),
+        train=TrainConfig(
+            steps=5000,
+            batch_size=64,
+            betas=(0.9, 0.99),
+            warmup_steps=100,
+            eval_every=250,
+            eval_tokens=None,
+        ),
+        transformer=TransformerConfig(dropout=0.2, max_length=256),
+    )
+
+
+def _transformer(size: str, vocab_size: int, block_size: int, batch_size: int, lr: float) -> Config:
+    """The compact transformer of a size over byte pairs."""
+    return Config(
+        data=DataConfig(
+            vocab_size=vocab_size,
+            block_size=block_size,
+            eval_context=block_size,
+            eval_stride=block_size // 2,
+        ),
+        model=ModelConfig(family="transformer"),
+        train=TrainConfig(batch_size=batch_size, lr=lr, warmup_steps=400, patience=10),
+        transformer=dataclasses.replace(
+            TRANSFORMER_PRESETS[size], dropout=0.1, max_length=block_size
+        ),
+    )
+
+
+def _wikitext(family: Literal["splat", "transformer"], *, gpu: bool = False) -> Config:
+    """WikiText-2 by words over a transformer, for half an hour on two cores or an hour of a GPU."""
+    if gpu:
+        shape = TransformerConfig(
+            dim=512,
+            n_layers=8,
+            n_heads=8,
+            norm="rms",
+            dropout=0.35,
+            attention_dropout=0.0,
+            max_length=512,
+            class_bounds=(4000, 16000),
+        )
+        train = TrainConfig(batch_size=16, lr=6e-4, warmup_steps=1000, ema_decay=0.999)
+    else:
+        shape = TransformerConfig(
+            dim=256,
+            n_layers=3,
+            n_heads=4,
+            norm="rms",
+            dropout=0.2,
+            attention_dropout=0.0,
+            max_length=512,
+            class_bounds=(1000, 6000, 16000),
+        )
+        train = TrainConfig(
+            batch_size=4,
+            lr=1.5e-3,
+            warmup_steps=100,
+            lr_splats=0.01,
+            min_lr_ratio=0.02,
+            precision="bfloat16",
+        )
+    return Config(
+        data=DataConfig(
+            tokenizer="word",
+            vocab_size=None,
+            block_size=512,
+            heldout_tokens=32768,
+            eval_context=512,
+            eval_stride=256,
+        ),
+        model=ModelConfig(family=family, context="transformer", dim=shape.dim, n_splats=262144),
+        train=dataclasses.replace(
+            train, steps=200000, eval_every=1000, eval_tokens=16384, checkpoint_every=2000
+        ),
+        transformer=shape,
+    )
+
+
+PRESETS: Mapping[str, Config] = MappingProxyType(
+    {
+        "nano": Config(
+            data=DataConfig(vocab_size=4096, block_size=128, eval_context=256, eval_stride=128),
+            model=ModelConfig(dim=64, n_splats=4096, expert_hidden=256),
+            train=TrainConfig(
+                steps=2000, lr=3e-3, warmup_steps=100, eval_every=200, checkpoint_every=200
+            ),
+        ),
+        "small": Config(
+            data=DataConfig(vocab_size=16384, block_size=256),
+            model=ModelConfig(dim=256, n_splats=16384, expert_hidden=512),
+        ),
+        "base": Config(
+            data=DataConfig(
+                tokenizer="gpt2",
+                vocab_size=50257,
+                block_size=512,
+                eval_context=1024,
+                eval_stride=512,
+            ),
+            model=ModelConfig(dim=640, n_splats=50000, n_experts=8, expert_hidden=1024),
+            train=TrainConfig(steps=100000, lr=6e-4, warmup_steps=1000, eval_every=1000),
+        ),
+        "transformer-small": _transformer("small", 8192, 256, 32, 1e-3),
+        "transformer-medium": _transformer("medium", 16384, 512, 16, 6e-4),
+        "transformer-large": _transformer("large", 16384, 512, 16, 4e-4),
+        "wikitext-splat": _wikitext("splat"),
+        "wikitext-transformer": _wikitext("transformer"),
+        "wikitext-splat-gpu": _wikitext("splat", gpu=True),
+        "wikitext-transformer-gpu": _wikitext("transformer", gpu=True),
+        "shakespeare-transformer": _characters("transformer"),
+        "shakespeare-nano": _characters("nano"),
+        "shakespeare-ebt": _characters("ebt", lr=2e-3),
+        "shakespeare-10m": _ten_million("transformer"),
+        "shakespeare-10m-nano": _ten_million("nano"),
+    }
+)
+
+
+def preset(name: str) -> Config:
+    """The preset `name`, a key of `PRESETS`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"unknown preset {name!r}{hint}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name].validate()
+
+
+def load_config(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """A preset, or the configuration in a JSON file, with `overrides` applied.
+
+    Args:
+        name_or_path: a preset's name, or the path of a file that ends in .json.
+        overrides: as for `apply_overrides`.
+
+    Raises:
+        ConfigError: unknown preset, unreadable file, or anything wrong in it or in an override.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        return apply_overrides(preset(str(name_or_path)), overrides)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: restore it") from error
+    try:
+        config = Config.from_json(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return apply_overrides(config, overrides)

@@ -1,0 +1,104 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from ebm_wgpu.config import Config, apply_overrides
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.causal_transformer import CausalTransformer
+from ebm_wgpu.models.transformer_config import TRANSFORMER_PRESETS
+from ebm_wgpu.presets import PRESETS, load_config, preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_round_trip_through_json(name):
+    config = preset(name)
+    assert Config.from_json(config.to_json()) == config
+    assert json.loads(config.to_json()) == json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def test_presets_have_the_shapes_they_are_named_for():
+    shapes = {
+        name: (
+            c.data.tokenizer,
+            c.data.vocab_size,
+            c.model.dim,
+            c.model.n_splats,
+            c.data.block_size,
+        )
+        for name, c in PRESETS.items()
+        if c.model.family == "splat" and c.model.context == "hierarchical"
+    }
+    assert shapes == {
+        "nano": ("bpe", 4096, 64, 4096, 128),
+        "small": ("bpe", 16384, 256, 16384, 256),
+        "base": ("gpt2", 50257, 640, 50000, 512),
+    }
+
+
+@pytest.mark.parametrize("size", ["", "-gpu"])
+def test_the_yardstick_of_wikitext_differs_in_nothing_but_the_family(size):
+    splat, plain = PRESETS[f"wikitext-splat{size}"], PRESETS[f"wikitext-transformer{size}"]
+    assert (splat.model.family, splat.model.context) == ("splat", "transformer")
+    assert apply_overrides(splat, ["model.family=transformer"]) == plain
+    assert splat.data.tokenizer == "word" and splat.data.vocab_size is None
+    assert splat.data.heldout_tokens == 32768
+    assert splat.model.dim == splat.transformer.dim
+
+
+def test_presets_of_the_other_families_have_the_shapes_of_nanogpt():
+    shapes = {
+        name: (c.model.family, c.transformer.n_layers, c.transformer.dim, c.data.block_size)
+        for name, c in PRESETS.items()
+        if c.model.family != "splat" and c.data.tokenizer != "word"
+    }
+    assert shapes == {
+        "transformer-small": ("transformer", 6, 320, 256),
+        "transformer-medium": ("transformer", 7, 512, 512),
+        "transformer-large": ("transformer", 12, 640, 512),
+        "shakespeare-transformer": ("transformer", 4, 128, 64),
+        "shakespeare-nano": ("nano", 4, 128, 64),
+        "shakespeare-ebt": ("ebt", 4, 128, 64),
+        "shakespeare-10m": ("transformer", 6, 384, 256),
+        "shakespeare-10m-nano": ("nano", 6, 384, 256),
+    }
+    ebt = PRESETS["shakespeare-ebt"].ebt
+    assert (ebt.n_layers, ebt.dim, ebt.max_length) == (4, 128, 64)
+    assert PRESETS["shakespeare-10m"].transformer.dropout == 0.2
+
+
+@pytest.mark.parametrize(("size", "millions"), [("small", 10), ("medium", 30), ("large", 70)])
+def test_the_compact_transformers_have_their_sizes(size, millions):
+    config = preset(f"transformer-{size}")
+    assert config.transformer == dataclasses.replace(
+        TRANSFORMER_PRESETS[size], dropout=0.1, max_length=config.data.block_size
+    )
+    with torch.device("meta"):
+        model = CausalTransformer(config.transformer, config.data.vocab_size)
+    assert model.n_parameters() == pytest.approx(millions * 1e6, rel=0.05)
+    larger = apply_overrides(config, ["transformer.dim=768", "transformer.n_heads=6"])
+    with torch.device("meta"):
+        assert CausalTransformer(larger.transformer, 99).weight.shape == (99, 768)
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown preset 'smal' \(did you mean small\?\)"):
+        preset("smal")
+    with pytest.raises(ConfigError, match="choose one of nano, small, base"):
+        load_config("zzz")
+
+
+def test_load_config_reads_presets_and_files(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(apply_overrides(preset("nano"), ["train.seed=7"]).to_json())
+    assert load_config("nano", ["train.seed=7"]) == load_config(path)
+    assert load_config(str(path), ["train.seed=8"]).train.seed == 8
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.json")
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: the configuration is not JSON"):
+        load_config(path)
