@@ -2,11 +2,14 @@
 
 - prepared launch: arguments checked and bound once, then launched again and again
 - run by name: arguments checked and bound at each call, bind group cached
+- torch, in place: x.add_(y) on torch.device("wgpu")
+- torch: x + y on torch.device("wgpu"), which makes a tensor as well
 - new bind group: a prepared launch whose bind group is rebuilt each time
 - submitted alone: the same, and each dispatch submitted by itself
 
-The kernel is small, so that the host's cost is what is measured. The first three record into one
-command encoder and are timed without its submission.
+The arrays are small, so that the host's cost is what is measured. All but the last record into one
+command encoder and are timed without its submission. "torch on the processor" is x + y there: what
+one small operator of torch costs on this machine at the same time, to compare with.
 """
 
 from __future__ import annotations
@@ -14,24 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from _common import Claim, median, parse_arguments, print_table, seconds, write_result
 
-from ebm_wgpu.gpu.runtime import SUBMIT_EVERY, Pipeline
-from ebm_wgpu.kernels import get_kernel
+import ebm_wgpu.torch_device as torch_device
+from ebm_wgpu.gpu.runtime import SUBMIT_EVERY
 from ebm_wgpu.kernels.device import WgpuDevice
-from ebm_wgpu.kernels.source import assemble, immediate_fields
 
 STEM = "sphere_normalize"
 DISPATCHES = SUBMIT_EVERY - 1
-
-
-def pipeline_of(device: WgpuDevice) -> Pipeline:
-    """The compiled pipeline that the device uses for the kernel."""
-    kernel = get_kernel(STEM)
-    flags = frozenset({"SUBGROUP"} if device.subgroups else ())
-    writable = [binding.access != "in" for binding in kernel.bindings]
-    nbytes = 4 * len(immediate_fields(kernel))
-    return device.runtime.pipeline(assemble(kernel, {}, flags), writable, nbytes, STEM)
 
 
 def microseconds(device: WgpuDevice, record: Callable[[], object]) -> float:
@@ -47,10 +41,12 @@ def microseconds(device: WgpuDevice, record: Callable[[], object]) -> float:
 
 def main() -> None:
     arguments = parse_arguments("dispatch", __doc__, repeats=15)
-    device = WgpuDevice()
+    device = torch_device.open_device()
     x, out = device.array(np.ones((1, 8))), device.empty((1, 8))
     launch = device.prepare(STEM, x=x, out=out)
-    pipeline = pipeline_of(device)
+    pipeline, _ = device.plan(STEM, ("f32", "f32"))
+    host = torch.ones(8)
+    tensor, target = host.to("wgpu"), host.to("wgpu")
 
     def by_name() -> None:
         device.run(STEM, x=x, out=out)
@@ -66,8 +62,11 @@ def main() -> None:
     ways: dict[str, Callable[[], object]] = {
         "prepared launch": launch,
         "run by name": by_name,
+        "torch, in place": lambda: target.add_(tensor),
+        "torch": lambda: tensor + tensor,
         "new bind group": with_new_bind_group,
         "submitted alone": submitted_alone,
+        "torch on the processor": lambda: host + host,
     }
     for record in ways.values():
         record()
@@ -81,8 +80,10 @@ def main() -> None:
         for way, values in times.items()
     ]
     print_table(f"Recording one dispatch, {device.description}", rows)
-    prepared = median(times["prepared launch"])
-    claims = [Claim("to record a prepared launch", prepared, 20.0, "us", at_most=True)]
+    claims = [
+        Claim(f"to record, {way}", median(times[way]), 20.0, "us", at_most=True)
+        for way in ("prepared launch", "run by name")
+    ]
     payload = {"kernel": STEM, "dispatches": DISPATCHES, "repeats": arguments.repeats, "rows": rows}
     write_result("dispatch", payload, device, claims=claims, output=arguments.output)
 

@@ -21,7 +21,7 @@ fn main(inv: Invocation) {
         tile_fill(row0, column0, start, true, true, inv);
         let filled = min(TILE_K, params.D - start);
         for (var k = 0u; k < filled; k += 1u) {
-            block = tile_outer(
+            block = outer_add(
                 block, tile_a[k * TILE_PITCH_A + group_row], tile_b[k * TILE_PITCH_B + group_column]);
         }
     }

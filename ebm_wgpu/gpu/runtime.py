@@ -1,4 +1,4 @@
-"""One open command encoder over cached pipelines and bind groups.
+"""One open recording over cached pipelines and bind groups.
 
 Recording is cheap only if nothing is rebuilt: pipelines are cached by source, bind groups by the
 serial numbers of their buffers, parameters travel as immediates, and many dispatches share one pass
@@ -7,6 +7,8 @@ until a read-back or every `SUBMIT_EVERY` dispatches.
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,12 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from ebm_wgpu.errors import DeviceError, KernelError
+from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.gpu.adapters import AdapterInfo, select_adapter
 from ebm_wgpu.gpu.buffers import Buffer, BufferPool
+from ebm_wgpu.gpu.pipelines import Pipeline, PipelineCache, Storage
+from ebm_wgpu.gpu.recording import Recording
+from ebm_wgpu.gpu.timing import PassTimer
 
 SUBMIT_EVERY = 256
 MAX_GROUPS = 65535
+BUDGET_VARIABLE = "EBM_WGPU_MEMORY_BUDGET"
+"""Environment variable: bytes of device memory to use at most."""
 OPTIONAL_FEATURES = ("shader-f16", "subgroup", "timestamp-query")
 _LIMITS = (
     "max-storage-buffers-per-shader-stage",
@@ -31,17 +38,13 @@ _LIMITS = (
 )
 
 
-class Pipeline:
-    """A compiled compute shader with its bind-group layout and the bind groups made so far."""
-
-    __slots__ = ("bind_groups", "handle", "label", "layout", "n_bindings")
-
-    def __init__(self, label: str, handle: Any, layout: Any, n_bindings: int) -> None:
-        self.label = label
-        self.handle = handle
-        self.layout = layout
-        self.n_bindings = n_bindings
-        self.bind_groups: dict[tuple[int, ...], Any] = {}
+def _memory_budget() -> int | None:
+    text = os.environ.get(BUDGET_VARIABLE)
+    if not text:
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise DeviceError(f"{BUDGET_VARIABLE}={text!r} must be a whole number of bytes above 0")
+    return int(text)
 
 
 class GpuRuntime:
@@ -51,15 +54,27 @@ class GpuRuntime:
         info: the adapter in use.
         features: optional features that were switched on.
         pool: device memory.
+        memory_budget: bytes that buffers may take in all, None for what the adapter has.
         dispatches: number of dispatches recorded so far.
         submits: number of command buffers submitted so far.
     """
 
-    def __init__(self, backend: str | None = None, allow_software: bool = True) -> None:
+    def __init__(
+        self,
+        backend: str | None = None,
+        allow_software: bool = True,
+        memory_budget: int | None = None,
+    ) -> None:
         """Open the best adapter.
 
+        Args:
+            backend: take only adapters of this backend.
+            allow_software: take a software adapter too.
+            memory_budget: bytes that buffers may take in all; by default what the environment
+                variable EBM_WGPU_MEMORY_BUDGET says, and no bound without it.
+
         Raises:
-            DeviceError: there is no adapter, or it refuses a device.
+            DeviceError: there is no adapter, it refuses a device, or the budget is no number.
         """
         import wgpu
 
@@ -78,17 +93,21 @@ class GpuRuntime:
         self._queue = self._device.queue
         usage = wgpu.BufferUsage
         self._storage = usage.STORAGE | usage.COPY_SRC | usage.COPY_DST
+        self.memory_budget = _memory_budget() if memory_budget is None else memory_budget
         self._fence = self._device.create_buffer(size=4, usage=self._storage)
         self.pool = BufferPool(self._create_buffer)
-        self._pipelines: dict[str, Pipeline] = {}
+        self._pipelines = PipelineCache(self._device)
         self._lock = threading.RLock()
-        self._encoder: Any = None
-        self._pass: Any = None
-        self._bound: Pipeline | None = None
-        self._encoder_serial = 0
-        self._recorded = 0
+        self._recording: Recording | None = None
+        self._serial = 0
+        self._timer: PassTimer | None = None
         self.dispatches = 0
         self.submits = 0
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether `measure` gives the device's own time."""
+        return "timestamp-query" in self.features
 
     # Memory
 
@@ -99,27 +118,34 @@ class GpuRuntime:
                 f"an array of {capacity:,} bytes exceeds the {limit:,} bytes {self.info.name} can "
                 "bind at once; use fewer rows or half-precision storage"
             )
+        handle = self._try_create(capacity)
+        if handle is None:
+            gc.collect()
+            self.trim()
+            handle = self._try_create(capacity)
+        if handle is None:
+            bound = self.memory_budget
+            within = "" if bound is None else f" of a budget of {bound:,}"
+            raise DeviceError(
+                f"out of memory: {self.info.name} has no {capacity:,} bytes left{within} beside "
+                f"{self.pool.live_bytes:,} in use; reduce the batch or the model, or store halves"
+            )
+        return handle
+
+    def _try_create(self, capacity: int) -> Any:
+        budget = self.memory_budget
+        if budget is not None and self.pool.allocated_bytes + capacity > budget:
+            return None
         try:
             return self._device.create_buffer(size=capacity, usage=self._storage)
         except self._wgpu.GPUOutOfMemoryError:
-            self.trim()
-        try:
-            return self._device.create_buffer(size=capacity, usage=self._storage)
-        except self._wgpu.GPUOutOfMemoryError as error:
-            raise DeviceError(
-                f"{self.info.name} has no {capacity:,} bytes left beside {self.pool.live_bytes:,} "
-                "in use; reduce the batch or the number of splats"
-            ) from error
+            return None
 
     def trim(self) -> None:
         """Release all pooled memory and the bind groups that refer to it."""
         with self._lock:
             self.flush()
-            gone = set(self.pool.trim())
-            for pipeline in self._pipelines.values():
-                stale = [key for key in pipeline.bind_groups if not gone.isdisjoint(key)]
-                for key in stale:
-                    del pipeline.bind_groups[key]
+            self._pipelines.forget(self.pool.trim())
 
     def upload(self, array: np.ndarray) -> Buffer:
         """Copy a contiguous array into new device memory."""
@@ -127,29 +153,42 @@ class GpuRuntime:
         self.write(buffer, array)
         return buffer
 
-    def write(self, buffer: Buffer, array: np.ndarray) -> None:
-        """Overwrite the start of a buffer with a contiguous array."""
+    def write(self, buffer: Storage, array: np.ndarray, offset: int = 0) -> None:
+        """Overwrite a buffer from byte `offset` on with a contiguous array.
+
+        The offset is a multiple of 4; up to 3 bytes behind the array become zero.
+        """
         if array.nbytes == 0:
             return
         data = array.reshape(-1).view(np.uint8)
         if data.nbytes % 4:
             data = np.concatenate([data, np.zeros(-data.nbytes % 4, np.uint8)])
+        block = buffer.block
         with self._lock:
             # Queue writes overtake commands that are recorded but not yet submitted.
-            if buffer.raw.recorded_in == self._encoder_serial:
+            if block.recorded_in == self._serial:
                 self.flush()
-            self._queue.write_buffer(buffer.raw.handle, 0, data)
+            place = block.offset + buffer.start + offset
+            self._queue.write_buffer(block.raw.handle, place, data)
 
-    def read(self, buffer: Buffer, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
-        """Wait for all recorded work and copy the start of a buffer to a new host array."""
+    def read(
+        self, buffer: Storage, dtype: np.dtype, shape: Sequence[int], offset: int = 0
+    ) -> np.ndarray:
+        """Wait for all recorded work and copy a buffer from byte `offset` on to a new host array.
+
+        The offset is a multiple of the item's size.
+        """
         count = int(np.prod(shape, dtype=np.int64))
         if count == 0:
             return np.empty(tuple(shape), dtype)
-        nbytes = count * dtype.itemsize
+        block = buffer.block
+        first = block.offset + buffer.start + offset
+        ahead = first % 4
+        nbytes = (ahead + count * dtype.itemsize + 3) // 4 * 4
         with self._lock:
             self.flush()
-            data = self._queue.read_buffer(buffer.raw.handle, 0, (nbytes + 3) // 4 * 4)
-        return np.frombuffer(data, dtype, count).reshape(shape).copy()
+            data = self._queue.read_buffer(block.raw.handle, first - ahead, nbytes)
+        return np.frombuffer(data, dtype, count, ahead).reshape(shape).copy()
 
     # Commands
 
@@ -168,55 +207,12 @@ class GpuRuntime:
             KernelError: the shader does not compile; the message holds the compiler's own words.
         """
         with self._lock:
-            known = self._pipelines.get(code)
-            if known is not None:
-                return known
-            wgpu, device = self._wgpu, self._device
-            entries = [
-                {
-                    "binding": index,
-                    "visibility": wgpu.ShaderStage.COMPUTE,
-                    "buffer": {"type": "storage" if written else "read-only-storage"},
-                }
-                for index, written in enumerate(writable)
-            ]
-            try:
-                layout = device.create_bind_group_layout(entries=entries)
-                module = device.create_shader_module(label=label, code=code)
-                handle = device.create_compute_pipeline(
-                    label=label,
-                    layout=device.create_pipeline_layout(
-                        bind_group_layouts=[layout], immediate_size=immediate_size
-                    ),
-                    compute={"module": module, "entry_point": "main"},
-                )
-            except wgpu.GPUError as error:
-                raise KernelError(f"kernel {label} does not compile: {error}") from error
-            pipeline = Pipeline(label, handle, layout, len(entries))
-            self._pipelines[code] = pipeline
-            return pipeline
-
-    def _bind_group(self, pipeline: Pipeline, buffers: Sequence[Buffer]) -> Any:
-        key = tuple([buffer.raw.serial for buffer in buffers])
-        group = pipeline.bind_groups.get(key)
-        if group is None:
-            group = self._device.create_bind_group(
-                layout=pipeline.layout,
-                entries=[
-                    {
-                        "binding": i,
-                        "resource": {"buffer": b.raw.handle, "offset": 0, "size": b.raw.capacity},
-                    }
-                    for i, b in enumerate(buffers)
-                ],
-            )
-            pipeline.bind_groups[key] = group
-        return group
+            return self._pipelines.get(code, writable, immediate_size, label)
 
     def dispatch(
         self,
         pipeline: Pipeline,
-        buffers: Sequence[Buffer],
+        buffers: Sequence[Storage],
         immediates: bytes,
         groups: int | tuple[int, int, int],
     ) -> None:
@@ -232,52 +228,52 @@ class GpuRuntime:
         Raises:
             DeviceError: more workgroups than a dispatch can have.
         """
-        if isinstance(groups, int):
-            rows = (groups + MAX_GROUPS - 1) // MAX_GROUPS
-            groups = (min(groups, MAX_GROUPS), rows, 1)
-        if max(groups) > MAX_GROUPS:
+        if not isinstance(groups, int):
+            x, y, z = groups
+        elif groups <= MAX_GROUPS:
+            x, y, z = groups, 1, 1
+        else:
+            x, y, z = MAX_GROUPS, -(-groups // MAX_GROUPS), 1
+        if x > MAX_GROUPS or y > MAX_GROUPS or z > MAX_GROUPS:
             raise DeviceError(
-                f"kernel {pipeline.label}: {groups} workgroups exceed {MAX_GROUPS} per dimension"
+                f"kernel {pipeline.label}: {(x, y, z)} workgroups exceed {MAX_GROUPS} per dimension"
             )
-        if min(groups) == 0:
+        if not (x and y and z):
             return
+        key = tuple([buffer.key for buffer in buffers])
         with self._lock:
-            group = self._bind_group(pipeline, buffers)
-            compute_pass = self._pass
-            if compute_pass is None:
-                compute_pass = self._begin_pass()
-            if self._bound is not pipeline:
-                compute_pass.set_pipeline(pipeline.handle)
-                self._bound = pipeline
-            compute_pass.set_bind_group(0, group)
-            if immediates:
-                compute_pass.set_immediates(0, immediates, 0, len(immediates))
-            compute_pass.dispatch_workgroups(*groups)
-            serial = self._encoder_serial
+            bound = pipeline.bind_groups.get(key)
+            if bound is None:
+                bound = self._pipelines.bind(pipeline, buffers, key)
+            recording = self._recording
+            if recording is None:
+                recording = self._begin()
+            recording.dispatch(*bound, immediates, x, y, z)
+            serial = recording.serial
             for buffer in buffers:
-                buffer.raw.recorded_in = serial
+                buffer.block.recorded_in = serial
             self.dispatches += 1
-            self._recorded += 1
-            if self._recorded >= SUBMIT_EVERY:
+            if recording.dispatches >= SUBMIT_EVERY:
                 self.flush()
 
-    def _begin_pass(self, timestamps: Any = None) -> Any:
-        self._encoder = self._device.create_command_encoder()
-        self._pass = self._encoder.begin_compute_pass(timestamp_writes=timestamps)
-        self._bound = None
-        return self._pass
+    def _begin(self) -> Recording:
+        timestamps = None if self._timer is None else self._timer.next_pass()
+        self._recording = Recording(self._device, self._serial, timestamps)
+        return self._recording
 
     def flush(self) -> None:
-        """Submit everything recorded so far, without waiting for it."""
+        """Submit everything recorded so far, without waiting for it.
+
+        Raises:
+            DeviceError: the adapter refuses the commands; they are dropped.
+        """
         with self._lock:
-            if self._pass is None:
+            recording, self._recording = self._recording, None
+            if recording is None:
                 return
-            self._pass.end()
-            self._queue.submit([self._encoder.finish()])
-            self._pass = self._encoder = self._bound = None
-            self._encoder_serial += 1
-            self._recorded = 0
+            self._serial += 1
             self.submits += 1
+            recording.submit(self._queue)
 
     def synchronize(self) -> None:
         """Submit everything recorded so far and wait until the device has run it."""
@@ -287,37 +283,28 @@ class GpuRuntime:
             # 0.32's on_submitted_work_done_async passes a callback of the wrong type.)
             self._queue.read_buffer(self._fence)
 
-    def measure(self, record: Callable[[], None]) -> float:
-        """Seconds the device spends on the dispatches that `record` records.
+    def measure(self, record: Callable[[], object]) -> float:
+        """Seconds the device spends on the dispatches that `record` records or submits.
 
-        By timestamp queries (ticks times the queue's period) where the adapter has them, else by
-        the host's clock around a synchronised submission. Fewer than `SUBMIT_EVERY` dispatches.
+        By timestamp queries at both ends of every submission (ticks times the queue's period) where
+        the adapter has them, else by the host's clock around `record`. Waits for the device.
+
+        Raises:
+            DeviceError: more submissions than `timing.MOST_PASSES`.
         """
         self.synchronize()
-        if "timestamp-query" not in self.features:
+        if not self.has_clock:
             start = time.perf_counter()
             record()
             self.synchronize()
             return time.perf_counter() - start
-        from wgpu.backends.wgpu_native._ffi import lib
-
-        wgpu, device = self._wgpu, self._device
-        with self._lock:
-            queries = device.create_query_set(type=wgpu.QueryType.timestamp, count=2)
-            resolved = device.create_buffer(
-                size=16, usage=wgpu.BufferUsage.QUERY_RESOLVE | wgpu.BufferUsage.COPY_SRC
-            )
-            self._begin_pass(
-                {
-                    "query_set": queries,
-                    "beginning_of_pass_write_index": 0,
-                    "end_of_pass_write_index": 1,
-                }
-            )
+        # No lock is held meanwhile: backward passes record from a thread of their own.
+        before, timer = self._timer, PassTimer(self._device)
+        self._timer = timer
+        try:
             record()
             self.flush()
-            encoder = device.create_command_encoder()
-            encoder.resolve_query_set(queries, 0, 2, resolved, 0)
-            self._queue.submit([encoder.finish()])
-            begin, end = np.frombuffer(self._queue.read_buffer(resolved), np.uint64)
-        return float(end - begin) * lib.wgpuQueueGetTimestampPeriod(self._queue._internal) * 1e-9
+        finally:
+            self._timer = before
+        with self._lock:
+            return timer.seconds()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from ebm_wgpu.errors import KernelError
 from ebm_wgpu.kernels._cases import EPS32
-from ebm_wgpu.kernels.spec import Array, Dims, Param, Scalar
+from ebm_wgpu.kernels.spec import Array, Arrays, Dims, Param, Scalar
 
 LONGEST = 1024
 """Longest window the WGSL holds in workgroup memory."""
@@ -95,17 +96,52 @@ def exact_weights(
     return recent, decay, np.exp(scores - lse), lse[..., 0]
 
 
-def sequence_inputs(rng: np.random.Generator, dims: Dims, sharpness: float) -> dict[str, Array]:
-    """Normal x, and q, k whose scores at scale 1/sqrt(D) have standard deviation `sharpness`."""
-    shape = (dims["B"], dims["T"], dims["D"])
-    scales = {"x": 1.0, "q": sharpness, "k": 1.0}
-    return {n: (s * rng.standard_normal(shape)).astype(np.float32) for n, s in scales.items()}
+@dataclass(frozen=True)
+class Sequences:
+    """A proof: random sequences under windows.
 
-
-def weight_error(width: int, sharpness: float) -> float:
-    """Relative error of a softmax weight in float32, for `sequence_inputs` at scale 1/sqrt(width).
-
-    A score is a running sum of `width` products that wanders up to about `sharpness`: sqrt(width)
-    eps sharpness. WGSL's exp(x) errs by 3 + 2|x| units in the last place, |x| up to 4 sharpness.
+    Attributes:
+        name: says what is special about it.
+        dims: B sequences of T positions in D dimensions.
+        windows: recent, decay and attention window.
+        sharpness: standard deviation of the scores.
     """
-    return EPS32 * (np.sqrt(width) * sharpness + 4 + 8 * sharpness)
+
+    name: str
+    dims: Dims
+    windows: tuple[int, int, int]
+    sharpness: float = 1.0
+
+    @property
+    def params(self) -> dict[str, Scalar]:
+        """The windows, and scale 1/sqrt(D)."""
+        windows = dict(zip(WINDOWS, self.windows, strict=True))
+        return {**windows, "scale": self.dims["D"] ** -0.5}
+
+    def draw(self, rng: np.random.Generator, dims: Dims) -> Arrays:
+        """Normal x, and q, k whose scores have standard deviation `sharpness`, (B, T, D)."""
+        shape = (dims["B"], dims["T"], dims["D"])
+        scales = {"x": 1.0, "q": self.sharpness, "k": 1.0}
+        return {n: (s * rng.standard_normal(shape)).astype(np.float32) for n, s in scales.items()}
+
+    @property
+    def weight_error(self) -> float:
+        """Relative error of a softmax weight in float32.
+
+        A score is a running sum of D products that wanders up to about `sharpness`: sqrt(D) eps
+        sharpness. WGSL's exp(x) errs by 3 + 2|x| units in the last place, |x| up to 4 sharpness.
+        """
+        sharpness = self.sharpness
+        return EPS32 * (self.dims["D"] ** 0.5 * sharpness + 4 + 8 * sharpness)
+
+
+SEQUENCES = (
+    Sequences("design windows", {"B": 2, "T": 77, "D": 65}, (12, 64, 512)),
+    Sequences("short windows", {"B": 1, "T": 33, "D": 8}, (3, 5, 7)),
+    Sequences("windows of one", {"B": 2, "T": 5, "D": 9}, (1, 1, 1)),
+    Sequences("one position", {"B": 3, "T": 1, "D": 8}, (12, 64, 512)),
+    Sequences("sharp attention", {"B": 1, "T": 40, "D": 16}, (4, 16, 40), sharpness=12.0),
+    Sequences("across blocks", {"B": 1, "T": 300, "D": 8}, (12, 64, 31)),
+    Sequences("d640", {"B": 1, "T": 9, "D": 640}, (4, 8, 9)),
+)
+"""Proofs of the forward and of the backward kernel."""

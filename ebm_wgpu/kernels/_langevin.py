@@ -6,12 +6,24 @@ in place; the references work in float64 on all rows at once and return new arra
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 from numba import njit
 
 from ebm_wgpu.kernels._cases import EPS32, tangent_rows, unit_rows
 from ebm_wgpu.kernels._philox import STREAM_LANGEVIN, fill_normal, normal_reference
-from ebm_wgpu.kernels.spec import Array, Arrays, Dims, Tolerance
+from ebm_wgpu.kernels.spec import (
+    Array,
+    Arrays,
+    Binding,
+    Case,
+    Dims,
+    Param,
+    Scalar,
+    Tolerance,
+    Work,
+)
 
 FAST = {"reassoc", "contract", "nsz"}
 """What Numba may do to float32: reorder sums, so that loops vectorise, and fuse; nothing else."""
@@ -123,19 +135,57 @@ def reference_drift_thermalise_drift(
     return reference_drift(x, v, time)
 
 
-def chain_inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-    """Rows on the sphere with thermal velocities, tangent gradients of length 50 and chain ids."""
-    b, d = dims["B"], dims["D"]
-    x = unit_rows(rng, b, d)
-    return {
-        "x": x,
-        "v": tangent_rows(rng, x, np.sqrt(d - 1)),
-        "grad": tangent_rows(rng, x, 50.0),
-        "chain": np.arange(7, 7 + b, dtype=np.int32),
-    }
+X = Binding("x", "f32", ("B", "D"), "inout")
+V = Binding("v", "f32", ("B", "D"), "inout")
+GRAD = Binding("grad", "f32", ("B", "D"))
+CHAIN = Binding("chain", "i32", ("B",))
+THERMAL = (
+    Param("decay", "f32"),
+    Param("noise", "f32"),
+    Param("seed", "u64"),
+    Param("step", "u32"),
+)
+"""What `thermalise` is told."""
 
 
-def move_tolerance(d: int) -> dict[str, Tolerance]:
+def move_case(
+    name: str,
+    rows: int,
+    d: int,
+    params: Mapping[str, Scalar],
+    at_rest: bool = False,
+    random: bool = True,
+) -> Case:
+    """The proof of one move of `rows` chains with thermal velocities and forces of length 50.
+
+    Args:
+        name: says what is special about it.
+        rows: number of chains.
+        d: dimension.
+        params: of the kernel.
+        at_rest: no velocity and no force instead.
+        random: the kernel takes chain numbers too.
+    """
+
+    def inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
+        x = unit_rows(rng, dims["B"], dims["D"])
+        v, grad = tangent_rows(rng, x, np.sqrt(dims["D"] - 1)), tangent_rows(rng, x, 50.0)
+        arrays = {"x": x, "v": 0 * v if at_rest else v, "grad": 0 * grad if at_rest else grad}
+        chain = np.arange(7, 7 + dims["B"], dtype=np.int32)
+        return arrays | {"chain": chain} if random else arrays
+
+    return Case(name, {"B": rows, "D": d}, inputs, _move_tolerance(d), params)
+
+
+def move_work(flops: float) -> Callable[[Dims], Work]:
+    """Cost of a move of `flops` operations a coordinate: reads x, v and grad, writes x and v."""
+    return lambda dims: Work(flops * dims["B"] * dims["D"], 20.0 * dims["B"] * dims["D"])
+
+
+SPEED_CASE = {"B": 4096, "D": 640}
+
+
+def _move_tolerance(d: int) -> dict[str, Tolerance]:
     """Tolerance of x and v after one move of speed about sqrt(d) with noise of order one.
 
     Entries of x are about 1/sqrt(d), those of v about 1, and the angle turned is below 1.

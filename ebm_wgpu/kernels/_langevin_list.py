@@ -6,8 +6,10 @@ import numpy as np
 from numba import njit, prange
 
 from ebm_wgpu.kernels._langevin import FAST, drift_thermalise_drift, reproject
-from ebm_wgpu.kernels._philox import split_seed
+from ebm_wgpu.kernels._philox import seeded, split_seed
 from ebm_wgpu.kernels.spec import Array
+
+Listed = tuple[Array, Array, Array, Array]
 
 # Splats with a smaller share of the list's mass do not pull: together less than rounding.
 _NEGLIGIBLE = np.float32(1e-12)
@@ -63,35 +65,14 @@ def _kick(
 
 
 @njit(cache=True)
-def _chain(
-    x: Array,
-    v: Array,
-    chain: np.uint32,
-    mu: Array,
-    a: Array,
-    log_w: Array,
-    h: Array,
-    idx: Array,
-    anchor: Array,
-    outer: Array,
-    envelope: Array,
-    state: Array,
-    half_step: np.float32,
-    decay: np.float32,
-    noise: np.float32,
-    log_eps: np.float32,
-    seed: np.uint64,
-    n_steps: int,
-    end: int,
-) -> np.float32:
-    """Move one chain until its list fails or `end` forces are used; returns the last energy."""
-    d = x.shape[0]
+def _gather(mu: Array, a: Array, log_w: Array, idx: Array) -> Listed:
+    """Numbers, directions, concentrations and log weights of the splats that a list names."""
     used = 0
     for j in range(idx.shape[0]):
         used += idx[j] >= 0
     # The list's rows side by side fit the core's own cache; scattered over mu they do not.
     splats = np.empty(used, np.int32)
-    rows = np.empty((used, d), np.float32)
+    rows = np.empty((used, mu.shape[1]), np.float32)
     a_list = np.empty(used, np.float32)
     log_w_list = np.empty(used, np.float32)
     used = 0
@@ -101,20 +82,53 @@ def _chain(
             splats[used] = k
             a_list[used] = a[k]
             log_w_list[used] = log_w[k]
-            for i in range(d):
+            for i in range(mu.shape[1]):
                 rows[used, i] = mu[k, i]
             used += 1
+    return splats, rows, a_list, log_w_list
+
+
+@njit(cache=True)
+def _chain(
+    x: Array,
+    v: Array,
+    state: Array,
+    listed: Listed,
+    h: Array,
+    bounds: tuple[Array, Array, Array],
+    move: tuple[np.float32, np.float32, np.float32],
+    log_eps: np.float32,
+    draw: tuple[np.uint32, tuple[np.uint32, np.uint32]],
+    n_steps: int,
+    end: int,
+) -> np.float32:
+    """Move one chain until its list fails or `end` forces are used; returns the last energy.
+
+    Args:
+        x, v, state, h: its row of each.
+        listed: its splats, by `_gather`.
+        bounds: its anchor and outer cosine, and the envelope.
+        move: half_step, decay and noise.
+        log_eps: as the kernel's.
+        draw: its number and the key of the seed.
+        n_steps: as the kernel's.
+        end: forces to have used.
+    """
+    splats, rows, a, log_w = listed
+    anchor, outer, envelope = bounds
+    half_step, decay, noise = move
+    chain, key = draw
+    used = splats.shape[0]
     similarity = np.empty(used, np.float32)
     logit = np.empty(used, np.float32)
     pull = np.empty(used, np.float32)
-    g = np.empty(d, np.float32)
-    key = split_seed(seed)
+    g = np.empty(x.shape[0], np.float32)
     log_mass = np.float32(0)
     tilt = np.float32(0)
     best = 0
     done = state[0]
     while done < end:
-        _logits(x, rows, a_list, log_w_list, similarity, logit)
+        _logits(x, rows, a, log_w, similarity, logit)
         chord, tilt = _chord_and_tilt(x, anchor, h)
         best = 0
         for j in range(1, used):
@@ -131,7 +145,7 @@ def _chain(
         outward = tilt
         for j in range(used):
             share = pull[j] / total
-            pull[j] = share * a_list[j] if share > _NEGLIGIBLE else np.float32(0)
+            pull[j] = share * a[j] if share > _NEGLIGIBLE else np.float32(0)
             outward += pull[j] * similarity[j]
         interior = done > 0 and done < n_steps
         _kick(x, v, h, rows, pull, outward, half_step + half_step if interior else half_step)
@@ -145,6 +159,7 @@ def _chain(
     return -log_mass - tilt
 
 
+@seeded
 @njit(parallel=True, cache=True)
 def move_chains(
     x: Array,
@@ -160,36 +175,24 @@ def move_chains(
     envelope: Array,
     state: Array,
     energy: Array,
-    half_step: np.float32,
-    decay: np.float32,
-    noise: np.float32,
-    log_eps: np.float32,
-    seed: np.uint64,
+    half_step: float,
+    decay: float,
+    noise: float,
+    log_eps: float,
+    seed: int,
     n_steps: int,
     forces: int,
 ) -> None:
     """Move every chain until its list fails, it is done or `forces` more forces are used."""
+    move = (np.float32(half_step), np.float32(decay), np.float32(noise))
+    allowed = np.float32(log_eps)
+    key = split_seed(seed)
     for b in prange(x.shape[0]):
         end = min(state[b, 0] + forces, n_steps + 1)
         if state[b, 0] < end:
+            listed = _gather(mu, a, log_w, idx[b])
+            bounds = (anchor[b], outer[b], envelope)
+            draw = (np.uint32(chain[b]), key)
             energy[b] = _chain(
-                x[b],
-                v[b],
-                np.uint32(chain[b]),
-                mu,
-                a,
-                log_w,
-                h[b],
-                idx[b],
-                anchor[b],
-                outer[b],
-                envelope,
-                state[b],
-                half_step,
-                decay,
-                noise,
-                log_eps,
-                seed,
-                n_steps,
-                end,
+                x[b], v[b], state[b], listed, h[b], bounds, move, allowed, draw, n_steps, end
             )

@@ -13,16 +13,16 @@ F_d = 1/(d + q F_{d+2}) comes down from 64 or 65.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels._cases import normal
+from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._math import log1p_accurate
 from ebm_wgpu.kernels._vmf import log_z0_ratio
-from ebm_wgpu.kernels.spec import Array, Arrays, Dims, Scalar
+from ebm_wgpu.kernels.spec import Array, Dims, Scalar
 from ebm_wgpu.vmf import mean_cosine, mean_cosine_derivative
 
 COLUMNS = 32
@@ -174,6 +174,11 @@ def column_workgroups(dims: Dims, params: Mapping[str, Scalar]) -> int:
     return dims["B"] + -(-dims["N"] // COLUMNS)
 
 
+def column_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    """Rounds of a workgroup that goes along a row, or down COLUMNS columns."""
+    return _rounds.rows_and_columns(dims, _rounds.recurrence(params["dimension"]))
+
+
 def squares(s: Array, a: Array, h2: Array) -> Array:
     """|eta|^2 (B,N) in float64."""
     return np.maximum(a**2 + 2 * a * s + h2[:, None], 0)
@@ -188,44 +193,3 @@ def slopes(q: Array, dimension: int) -> tuple[Array, Array]:
     f = np.where(small, 1 / d - q / (d**2 * (d + 2)), mean_cosine(r, d) / r)
     slope = (mean_cosine_derivative(r, d) - f) / (2 * safe)
     return f, np.where(small, -1 / (d**2 * (d + 2)), slope)
-
-
-def tilt_inputs(
-    kappa: tuple[float, float], length: float, dimension: int, opposite: float = 0.0
-) -> Callable[[np.random.Generator, Dims], Arrays]:
-    """s, a, log_pi and h2 of contexts of about one length among random splats.
-
-    Args:
-        kappa: range of the concentrations per degree of freedom.
-        length: |h|; row 0 has h = 0 unless it is the only one.
-        dimension: d.
-        opposite: cosine of a context with |h| = a to the first splat, unless 0: eta = 0 at -1. Two
-            more lie along and against the second splat.
-    """
-
-    def draw(rng: np.random.Generator, dims: Dims) -> Arrays:
-        rows, count = dims["B"], dims["N"]
-        h = length * rng.uniform(0.8, 1.2, rows)
-        if rows > 1:
-            h[0] = 0
-        cosine = np.clip(rng.standard_normal((rows, count)) / dimension**0.5, -1, 1)
-        a = (dimension - 1) * rng.uniform(*kappa, count)
-        if opposite:
-            h[1] = a[0]
-            cosine[1, 0] = opposite
-            cosine[2, 1], cosine[3, 1] = 1, -1
-        log_pi = np.log(rng.dirichlet(np.full(count, 2.0)))
-        arrays = {"s": h[:, None] * cosine, "a": a, "log_pi": log_pi, "h2": h**2}
-        return {name: value.astype(np.float32) for name, value in arrays.items()}
-
-    return draw
-
-
-def shares(rng: np.random.Generator, dims: Dims) -> Array:
-    """A row of shares of the mass for each context, none above 2/N."""
-    return (rng.uniform(0, 2, (dims["B"], dims["N"])) / dims["N"]).astype(np.float32)
-
-
-def cotangent(rng: np.random.Generator, *shape: int) -> Array:
-    """Normal entries clipped to four deviations, so that tolerances can be stated."""
-    return np.clip(normal(rng, *shape), -4, 4)

@@ -9,6 +9,8 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,16 @@ def split_seed(seed: int) -> tuple[U32, U32]:
     """The key of a 64-bit seed: its low and its high word."""
     word = np.uint64(seed)
     return np.uint32(word & np.uint64(0xFFFFFFFF)), np.uint32(word >> _SHIFT)
+
+
+def seeded(mirror: Callable[..., None]) -> Callable[..., None]:
+    """A compiled mirror that takes any 64-bit seed; Numba reads integers of Python as signed."""
+
+    @functools.wraps(mirror)
+    def call(*, seed: int, **others: object) -> None:
+        mirror(seed=np.uint64(seed), **others)
+
+    return call
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)

@@ -126,7 +126,7 @@ def merge(keys: Array, indices: Array, into_keys: Array, into_indices: Array) ->
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="ebm-search")
 
 
@@ -151,5 +151,5 @@ def in_chunks(
     if threads == 1:
         work(chunks())
         return
-    for done in [_pool(threads).submit(work, chunks()) for _ in range(threads)]:
+    for done in [pool(threads).submit(work, chunks()) for _ in range(threads)]:
         done.result()

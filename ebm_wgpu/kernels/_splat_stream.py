@@ -15,7 +15,17 @@ from numba import njit
 from ebm_wgpu.kernels import _search
 from ebm_wgpu.kernels._cases import EPS32, unit_rows
 from ebm_wgpu.kernels._math import exp_accurate
-from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims, Scalar, Tolerance
+from ebm_wgpu.kernels.spec import (
+    Array,
+    Arrays,
+    Binding,
+    Case,
+    Dims,
+    Gradient,
+    Run,
+    Scalar,
+    Tolerance,
+)
 
 LOWEST = np.float32(-3.0e38)
 """Stands for the score of a splat that is not there."""
@@ -31,6 +41,18 @@ BLOCK = 256
 ROWS = 64
 """Rows for which the mirrors read mu once."""
 Scan = Callable[[Array, Array, Array, Array, int, int], None]
+
+ENERGY_INPUTS = (
+    Binding("x", "f32", ("B", "D")),
+    Binding("mu", "f32", ("N", "D"), half=True),
+    Binding("a", "f32", ("N",)),
+    Binding("log_w", "f32", ("N",)),
+    Binding("h", "f32", ("B", "D")),
+)
+ENERGY_OUTPUTS = (
+    Binding("energy", "f32", ("B",), "out"),
+    Binding("grad", "f32", ("B", "D"), "out"),
+)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
@@ -288,20 +310,22 @@ def energy_case(
     )
 
 
-def energy_vjp(stem: str) -> Callable[..., Arrays]:
-    """The vector-Jacobian product of an energy kernel by its own gradient output."""
+def energy_gradient(stem: str) -> Gradient:
+    """The proof of an energy kernel's gradient output: its vector-Jacobian product by itself."""
 
-    def vjp(
-        run: Callable[..., Arrays], inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arrays
-    ) -> Arrays:
+    def vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arrays) -> Arrays:
         return {"x": cotangents["energy"][:, None] * run(stem, **inputs)["grad"]}
 
-    return vjp
-
-
-ENERGY_GRADIENT = Tolerance(
-    2e-5, 5e-5, "float32 gradient of terms that cancel to about a tenth of a; see the cases"
-)
+    return Gradient(
+        wrt=("x",),
+        vjp=vjp,
+        outputs=("energy",),
+        tolerance=Tolerance(
+            2e-5, 5e-5, "float32 gradient of terms that cancel to about a tenth of a; see the cases"
+        ),
+        tangent=("x",),
+        step=1e-7,
+    )
 
 
 def without_weight(rng: np.random.Generator, dims: Dims, arrays: Arrays) -> None:

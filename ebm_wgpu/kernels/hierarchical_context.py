@@ -19,13 +19,13 @@ from ebm_wgpu.kernels._context import (
     BLOCK,
     LONGEST,
     PARAMS,
+    SEQUENCES,
+    Sequences,
     bands,
     check_windows,
     exact_weights,
     lowest,
     reaches,
-    sequence_inputs,
-    weight_error,
 )
 from ebm_wgpu.kernels.spec import (
     Array,
@@ -112,26 +112,12 @@ def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arr
     return {name: gradients[f"grad_{name}"] for name in ("x", "q", "k")}
 
 
-def _case(name: str, dims: Dims, windows: tuple[int, int, int], sharpness: float = 1.0) -> Case:
-    width = dims["D"]
-    scale = width**-0.5
-    error = weight_error(width, sharpness)
+def _case(proof: Sequences) -> Case:
+    error = proof.weight_error
     tolerance = Tolerance(
         error, 4 * EPS32, f"averages of values of order one with weights that err by {error:.1e}"
     )
-    return Case(
-        name,
-        dims,
-        lambda rng, sizes: sequence_inputs(rng, sizes, sharpness),
-        tolerance,
-        dict(
-            zip(
-                ("recent_window", "decay_window", "attention_window", "scale"),
-                (*windows, scale),
-                strict=True,
-            )
-        ),
-    )
+    return Case(proof.name, proof.dims, proof.draw, tolerance, proof.params)
 
 
 def _work(dims: Dims) -> Work:
@@ -164,15 +150,7 @@ KERNEL = Kernel(
     reference=reference,
     rounds=_count_rounds,
     subgroup=True,
-    cases=(
-        _case("design windows", {"B": 2, "T": 77, "D": 65}, (12, 64, 512)),
-        _case("short windows", {"B": 1, "T": 33, "D": 8}, (3, 5, 7)),
-        _case("windows of one", {"B": 2, "T": 5, "D": 9}, (1, 1, 1)),
-        _case("one position", {"B": 3, "T": 1, "D": 8}, (12, 64, 512)),
-        _case("sharp attention", {"B": 1, "T": 40, "D": 16}, (4, 16, 40), sharpness=12.0),
-        _case("across blocks", {"B": 1, "T": 300, "D": 8}, (12, 64, 31)),
-        _case("d640", {"B": 1, "T": 9, "D": 640}, (4, 8, 9)),
-    ),
+    cases=tuple(_case(proof) for proof in SEQUENCES),
     gradient=Gradient(
         wrt=("x", "q", "k"),
         vjp=_vjp,

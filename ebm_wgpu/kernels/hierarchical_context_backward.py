@@ -16,17 +16,14 @@ from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._context import (
     BLOCK,
-    LONGEST,
-    PARAMS,
+    SEQUENCES,
+    Sequences,
     bands,
-    check_windows,
     exact_weights,
     lowest,
     reaches,
-    sequence_inputs,
-    weight_error,
 )
-from ebm_wgpu.kernels.hierarchical_context import reference as forward_reference
+from ebm_wgpu.kernels.hierarchical_context import KERNEL as FORWARD
 from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Scalar, Tolerance
 
 
@@ -104,27 +101,21 @@ def reference(
     }
 
 
-def _case(name: str, dims: Dims, windows: tuple[int, int, int], sharpness: float = 1.0) -> Case:
-    width, scale = dims["D"], dims["D"] ** -0.5
-    params = {
-        "recent_window": windows[0],
-        "decay_window": windows[1],
-        "attention_window": windows[2],
-        "scale": scale,
-    }
+def _case(proof: Sequences) -> Case:
+    params, sharpness = proof.params, proof.sharpness
 
     def inputs(rng: np.random.Generator, sizes: Dims) -> Arrays:
-        arrays = sequence_inputs(rng, sizes, sharpness)
-        forward = forward_reference(**arrays, **params)  # type: ignore[arg-type]
+        arrays = proof.draw(rng, sizes)
+        forward = FORWARD.reference(**arrays, **params)
         arrays |= {n: v.astype(np.float32) for n, v in forward.items()}
         return arrays | {"grad_out": normal(rng, sizes["B"], sizes["T"], 3, sizes["D"])}
 
     # scale * (g.x - g.out) is of order one; it multiplies keys of order one and queries of order
     # `sharpness`, with entries up to 4.
-    error = weight_error(width, sharpness)
+    error = proof.weight_error
     return Case(
-        name,
-        dims,
+        proof.name,
+        proof.dims,
         inputs,
         Tolerance(
             4 * error * sharpness,
@@ -148,9 +139,7 @@ def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
 KERNEL = Kernel(
     stem="hierarchical_context_backward",
     bindings=(
-        Binding("x", "f32", ("B", "T", "D")),
-        Binding("q", "f32", ("B", "T", "D")),
-        Binding("k", "f32", ("B", "T", "D")),
+        *FORWARD.inputs,
         Binding("lse", "f32", ("B", "T")),
         Binding("out", "f32", ("B", "T", 3, "D")),
         Binding("grad_out", "f32", ("B", "T", 3, "D")),
@@ -158,20 +147,13 @@ KERNEL = Kernel(
         Binding("grad_q", "f32", ("B", "T", "D"), "out"),
         Binding("grad_k", "f32", ("B", "T", "D"), "out"),
     ),
-    params=PARAMS,
-    constants={"WG": 64, "LONGEST": LONGEST},
-    derive=check_windows,
-    workgroups=lambda dims, params: dims["B"] * dims["T"],
+    params=FORWARD.params,
+    constants=FORWARD.constants,
+    derive=FORWARD.derive,
+    workgroups=FORWARD.workgroups,
     mirror=mirror,
     reference=reference,
     rounds=_count_rounds,
     subgroup=True,
-    cases=(
-        _case("design windows", {"B": 2, "T": 77, "D": 65}, (12, 64, 512)),
-        _case("short windows", {"B": 1, "T": 33, "D": 8}, (3, 5, 7)),
-        _case("windows of one", {"B": 2, "T": 5, "D": 9}, (1, 1, 1)),
-        _case("one position", {"B": 3, "T": 1, "D": 8}, (12, 64, 512)),
-        _case("sharp attention", {"B": 1, "T": 40, "D": 16}, (4, 16, 40), sharpness=12.0),
-        _case("across blocks", {"B": 1, "T": 300, "D": 8}, (12, 64, 31)),
-    ),
+    cases=tuple(_case(proof) for proof in SEQUENCES),
 )

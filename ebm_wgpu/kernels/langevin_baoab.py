@@ -17,38 +17,23 @@ from numba import njit
 
 from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._langevin import (
-    chain_inputs,
+    CHAIN,
+    GRAD,
+    SPEED_CASE,
+    THERMAL,
+    V,
+    X,
     drift_thermalise_drift,
-    move_tolerance,
+    move_case,
+    move_work,
     reference_drift_thermalise_drift,
 )
-from ebm_wgpu.kernels._philox import split_seed
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Param, Work
+from ebm_wgpu.kernels._philox import seeded, split_seed
+from ebm_wgpu.kernels.spec import Array, Arrays, Kernel, Param
 
 
+@seeded
 @njit(cache=True)
-def _rows(
-    x: Array,
-    v: Array,
-    grad: Array,
-    chain: Array,
-    kick: np.float32,
-    half_step: np.float32,
-    decay: np.float32,
-    noise: np.float32,
-    seed: np.uint64,
-    step: np.uint32,
-) -> None:
-    key = split_seed(seed)
-    g = np.empty(x.shape[1], np.float32)
-    for row in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            v[row, i] -= kick * grad[row, i]
-        drift_thermalise_drift(
-            x[row], v[row], half_step, decay, noise, step, np.uint32(chain[row]), key, g
-        )
-
-
 def mirror(
     x: Array,
     v: Array,
@@ -62,8 +47,16 @@ def mirror(
     step: int,
 ) -> None:
     """Numba mirror."""
-    kick32, half32, decay32, noise32 = np.array([kick, half_step, decay, noise], np.float32)
-    _rows(x, v, grad, chain, kick32, half32, decay32, noise32, np.uint64(seed), np.uint32(step))
+    kick32, time = np.float32(kick), np.float32(half_step)
+    decay32, noise32, step32 = np.float32(decay), np.float32(noise), np.uint32(step)
+    key = split_seed(seed)
+    g = np.empty(x.shape[1], np.float32)
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            v[row, i] -= kick32 * grad[row, i]
+        drift_thermalise_drift(
+            x[row], v[row], time, decay32, noise32, step32, np.uint32(chain[row]), key, g
+        )
 
 
 def reference(
@@ -85,51 +78,26 @@ def reference(
     return {"x": x, "v": v}
 
 
-def _at_rest(rng: np.random.Generator, dims: Dims) -> Arrays:
-    inputs = chain_inputs(rng, dims)
-    inputs["v"] *= 0
-    inputs["grad"] *= 0
-    return inputs
-
-
-_THERMAL = {"kick": 0.02, "half_step": 0.01, "decay": 0.6, "noise": 0.8, "seed": 1, "step": 9}
+_WARM = {"kick": 0.02, "half_step": 0.01, "decay": 0.6, "noise": 0.8, "seed": 1, "step": 9}
 _FREE = {"kick": 0.0, "half_step": 0.01, "decay": 1.0, "noise": 0.0, "seed": 0, "step": 0}
 
 KERNEL = Kernel(
     stem="langevin_baoab",
-    bindings=(
-        Binding("x", "f32", ("B", "D"), "inout"),
-        Binding("v", "f32", ("B", "D"), "inout"),
-        Binding("grad", "f32", ("B", "D")),
-        Binding("chain", "i32", ("B",)),
-    ),
-    params=(
-        Param("kick", "f32"),
-        Param("half_step", "f32"),
-        Param("decay", "f32"),
-        Param("noise", "f32"),
-        Param("seed", "u64"),
-        Param("step", "u32"),
-    ),
+    bindings=(X, V, GRAD, CHAIN),
+    params=(Param("kick", "f32"), Param("half_step", "f32"), *THERMAL),
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
     rounds=lambda dims, params: _rounds.quads(dims["D"], 64) + _rounds.drifts(dims["D"], 64),
     subgroup=True,
     cases=(
-        Case("thermal", {"B": 5, "D": 640}, chain_inputs, move_tolerance(640), _THERMAL),
-        Case("odd", {"B": 3, "D": 641}, chain_inputs, move_tolerance(641), _THERMAL),
-        Case("d8", {"B": 9, "D": 8}, chain_inputs, move_tolerance(8), _THERMAL),
-        Case(
-            "d10, large seed",
-            {"B": 1, "D": 10},
-            chain_inputs,
-            move_tolerance(10),
-            _THERMAL | {"seed": 2**64 - 3},
-        ),
-        Case("free flight", {"B": 3, "D": 65}, chain_inputs, move_tolerance(65), _FREE),
-        Case("at rest", {"B": 3, "D": 65}, _at_rest, move_tolerance(65), _FREE),
+        move_case("thermal", 5, 640, _WARM),
+        move_case("odd", 3, 641, _WARM),
+        move_case("d8", 9, 8, _WARM),
+        move_case("d10, large seed", 1, 10, _WARM | {"seed": 2**64 - 3}),
+        move_case("free flight", 3, 65, _FREE),
+        move_case("at rest", 3, 65, _FREE, at_rest=True),
     ),
-    work=lambda dims: Work(60.0 * dims["B"] * dims["D"], 20.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 4096, "D": 640},
+    work=move_work(60.0),
+    speed_case=SPEED_CASE,
 )

@@ -12,29 +12,24 @@ import numpy as np
 from numba import njit
 
 from ebm_wgpu.kernels import _rounds
-from ebm_wgpu.kernels._langevin import FAST, chain_inputs, move_tolerance
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Param, Work
+from ebm_wgpu.kernels._langevin import FAST, GRAD, SPEED_CASE, V, X, move_case, move_work
+from ebm_wgpu.kernels.spec import Array, Arrays, Kernel, Param
 
 
 @njit(cache=True, fastmath=FAST)
-def _rows(
-    x: Array, v: Array, grad: Array, dt: np.float32, kick: np.float32, decay: np.float32
-) -> None:
+def mirror(x: Array, v: Array, grad: Array, dt: float, kick: float, decay: float) -> None:
+    """Numba mirror."""
+    time, kick32, decay32 = np.float32(dt), np.float32(kick), np.float32(decay)
     for row in range(x.shape[0]):
         squared = np.float32(0)
         for i in range(x.shape[1]):
-            v[row, i] = decay * v[row, i] - kick * grad[row, i]
+            v[row, i] = decay32 * v[row, i] - kick32 * grad[row, i]
             squared += v[row, i] * v[row, i]
         speed = np.sqrt(squared)
-        cosine = np.cos(speed * dt)
-        along = np.sin(speed * dt) / speed if speed > 0 else dt
+        cosine = np.cos(speed * time)
+        along = np.sin(speed * time) / speed if speed > 0 else time
         for i in range(x.shape[1]):
             x[row, i] = cosine * x[row, i] + along * v[row, i]
-
-
-def mirror(x: Array, v: Array, grad: Array, dt: float, kick: float, decay: float) -> None:
-    """Numba mirror."""
-    _rows(x, v, grad, np.float32(dt), np.float32(kick), np.float32(decay))
 
 
 def reference(x: Array, v: Array, grad: Array, dt: float, kick: float, decay: float) -> Arrays:
@@ -45,29 +40,12 @@ def reference(x: Array, v: Array, grad: Array, dt: float, kick: float, decay: fl
     return {"x": np.cos(speed * dt) * x + np.sin(speed * dt) * direction, "v": v}
 
 
-def _inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-    inputs = chain_inputs(rng, dims)
-    del inputs["chain"]
-    return inputs
-
-
-def _at_rest(rng: np.random.Generator, dims: Dims) -> Arrays:
-    inputs = _inputs(rng, dims)
-    inputs["v"] *= 0
-    inputs["grad"] *= 0
-    return inputs
-
-
 _PUBLISHED = {"dt": 1e-3, "kick": 5e-4, "decay": 1 - 5e-5}
 _LONG = {"dt": 0.03, "kick": 0.015, "decay": 0.9}
 
 KERNEL = Kernel(
     stem="langevin_published",
-    bindings=(
-        Binding("x", "f32", ("B", "D"), "inout"),
-        Binding("v", "f32", ("B", "D"), "inout"),
-        Binding("grad", "f32", ("B", "D")),
-    ),
+    bindings=(X, V, GRAD),
     params=(Param("dt", "f32"), Param("kick", "f32"), Param("decay", "f32")),
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
@@ -75,11 +53,11 @@ KERNEL = Kernel(
     rounds=_rounds.row_passes("D", 2, 1),
     subgroup=True,
     cases=(
-        Case("published constants", {"B": 5, "D": 640}, _inputs, move_tolerance(640), _PUBLISHED),
-        Case("odd, long step", {"B": 3, "D": 641}, _inputs, move_tolerance(641), _LONG),
-        Case("d8", {"B": 9, "D": 8}, _inputs, move_tolerance(8), _LONG),
-        Case("at rest", {"B": 2, "D": 65}, _at_rest, move_tolerance(65), _LONG),
+        move_case("published constants", 5, 640, _PUBLISHED, random=False),
+        move_case("odd, long step", 3, 641, _LONG, random=False),
+        move_case("d8", 9, 8, _LONG, random=False),
+        move_case("at rest", 2, 65, _LONG, at_rest=True, random=False),
     ),
-    work=lambda dims: Work(10.0 * dims["B"] * dims["D"], 20.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 4096, "D": 640},
+    work=move_work(10.0),
+    speed_case=SPEED_CASE,
 )

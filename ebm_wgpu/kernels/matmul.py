@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ebm_wgpu.errors import KernelError
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
+from ebm_wgpu.kernels._matmul import check_shapes, depth_of
+from ebm_wgpu.kernels.matmul_tiled import tile_constants, tile_rounds
 from ebm_wgpu.kernels.spec import (
     Array,
     Arrays,
@@ -25,7 +25,7 @@ from ebm_wgpu.kernels.spec import (
 )
 
 TILE = 64
-_TILES = {"WG": 64, "TILE_K": 16, "TILE_A": TILE // 4, "TILE_B": TILE // 4}
+_CONSTANTS = tile_constants(TILE, TILE)
 
 
 def mirror(a: Array, b: Array, out: Array, trans_a: int, trans_b: int) -> None:
@@ -40,22 +40,7 @@ def reference(a: Array, b: Array, trans_a: int, trans_b: int) -> Arrays:
 
 
 def _derive(dims: dict[str, int], params: Mapping[str, Scalar]) -> dict[str, int]:
-    trans_a, trans_b = params["trans_a"], params["trans_b"]
-    if trans_a not in (0, 1) or trans_b not in (0, 1):
-        raise KernelError(
-            f"kernel matmul: trans_a={trans_a} and trans_b={trans_b} must each be 0 or 1"
-        )
-    m, k = (dims["AC"], dims["AR"]) if trans_a else (dims["AR"], dims["AC"])
-    depth, n = (dims["BC"], dims["BR"]) if trans_b else (dims["BR"], dims["BC"])
-    if k != depth:
-        raise KernelError(
-            f"kernel matmul: op(a) is {m}x{k} and op(b) is {depth}x{n}; {k} and {depth} must agree"
-        )
-    if dims.get("M", m) != m or dims.get("N", n) != n:
-        raise KernelError(
-            f"kernel matmul: the product is {m}x{n}, but 'out' is {dims['M']}x{dims['N']}"
-        )
-    return {"M": m, "N": n}
+    return check_shapes("matmul", dims, params)
 
 
 def _vjp(
@@ -113,18 +98,15 @@ KERNEL = Kernel(
     bindings=(
         Binding("a", "f32", ("AR", "AC"), half=True),
         Binding("b", "f32", ("BR", "BC"), half=True),
-        Binding("out", "f32", ("M", "N"), "out"),
+        Binding("out", "f32", ("M", "N"), "out", half=True),
     ),
     params=(Param("trans_a", "u32"), Param("trans_b", "u32")),
-    constants=_TILES,
+    constants=_CONSTANTS,
     workgroups=lambda dims, params: -(-dims["M"] // TILE) * -(-dims["N"] // TILE),
     derive=_derive,
     mirror=mirror,
     reference=reference,
-    rounds=lambda dims, params: (
-        _rounds.tiles(dims["AR"] if params["trans_a"] else dims["AC"], _TILES)
-        + 4 * _rounds.loop(4, _rounds.loop(4))
-    ),
+    rounds=lambda dims, params: tile_rounds(depth_of(dims, params), _CONSTANTS),
     cases=(
         _case("several tiles, odd", 97, 83, 131),
         _case("odd, a transposed", 97, 35, 66, trans_a=1),

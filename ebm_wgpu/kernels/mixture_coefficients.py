@@ -13,16 +13,14 @@ from numba import njit, prange
 
 from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
-from ebm_wgpu.kernels._mixture import shares, slopes, squares, tilt_inputs, tilt_row, total
+from ebm_wgpu.kernels._mixture import slopes, squares, tilt_row, total
+from ebm_wgpu.kernels._mixture_cases import DIMENSION, FORWARD, H2, A, S, shares, tilt_cases
 from ebm_wgpu.kernels.spec import (
     Array,
     Arrays,
     Binding,
-    Case,
-    Dims,
     Gradient,
     Kernel,
-    Param,
     Run,
     Scalar,
     Tolerance,
@@ -60,41 +58,19 @@ def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arr
     return {name: gradients[f"grad_{name}"] for name in ("p", "s", "a", "h2")}
 
 
-def _case(
-    name: str,
-    dims: Dims,
-    dimension: int,
-    kappa: tuple[float, float],
-    length: float,
-    opposite: float = 0.0,
-) -> Case:
-    draw = tilt_inputs(kappa, length, dimension, opposite)
-
-    def inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-        arrays = draw(rng, dims)
-        del arrays["log_pi"]
-        return arrays | {"p": shares(rng, dims)}
-
-    return Case(
-        name,
-        dims,
-        inputs,
-        Tolerance(1e-12, 8 * EPS32, "products of F, good to a few units, and sums of one sign"),
-        {"dimension": dimension},
-    )
-
+_TOLERANCE = Tolerance(1e-12, 8 * EPS32, "products of F, good to a few units, and sums of one sign")
 
 KERNEL = Kernel(
     stem="mixture_coefficients",
     bindings=(
         Binding("p", "f32", ("B", "N")),
-        Binding("s", "f32", ("B", "N")),
-        Binding("a", "f32", ("N",)),
-        Binding("h2", "f32", ("B",)),
+        S,
+        A,
+        H2,
         Binding("weight", "f32", ("B", "N"), "out"),
         Binding("tilt", "f32", ("B",), "out"),
     ),
-    params=(Param("dimension", "u32"),),
+    params=DIMENSION,
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
@@ -104,14 +80,7 @@ KERNEL = Kernel(
     ),
     constants={"WG": 256},
     subgroup=True,
-    cases=(
-        _case("d640", {"B": 5, "N": 301}, 640, (1, 50), 20),
-        _case("d64", {"B": 3, "N": 129}, 64, (1, 10), 16),
-        _case("d9", {"B": 4, "N": 33}, 9, (1, 50), 4),
-        _case("strong tilt", {"B": 2, "N": 31}, 640, (1, 5), 600),
-        _case("opposite tilt", {"B": 5, "N": 7}, 128, (1, 2), 16, opposite=-0.999),
-        _case("one splat", {"B": 1, "N": 1}, 33, (1, 2), 5),
-    ),
+    cases=tilt_cases(FORWARD, lambda rng, dims: {"p": shares(rng, dims)}, lambda tilt: _TOLERANCE),
     gradient=Gradient(
         wrt=("p", "s", "a", "h2"),
         vjp=_vjp,

@@ -13,30 +13,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._mixture import (
     ROWS,
+    column_rounds,
     column_workgroups,
-    cotangent,
-    shares,
     slopes,
     squares,
-    tilt_inputs,
     tilt_row,
     total,
 )
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Kernel,
-    Param,
-    Tolerance,
-    Work,
-)
+from ebm_wgpu.kernels._mixture_cases import BACKWARD, Tilt, cotangent, shares, tilt_cases
+from ebm_wgpu.kernels.mixture_coefficients import KERNEL as FORWARD
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Dims, Kernel, Tolerance, Work
 
 
 @njit(parallel=True, cache=True)
@@ -94,53 +83,34 @@ def reference(
     }
 
 
-def _case(
-    name: str,
-    dims: Dims,
-    dimension: int,
-    kappa: tuple[float, float],
-    length: float,
-    opposite: float = 0.0,
-) -> Case:
-    draw = tilt_inputs(kappa, length, dimension, opposite)
+def _cotangents(rng: np.random.Generator, dims: Dims) -> Arrays:
+    return {
+        "p": shares(rng, dims),
+        "grad_weight": cotangent(rng, dims["B"], dims["N"]),
+        "grad_tilt": cotangent(rng, dims["B"]),
+    }
 
-    def inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-        arrays = draw(rng, dims)
-        del arrays["log_pi"]
-        return arrays | {
-            "p": shares(rng, dims),
-            "grad_weight": cotangent(rng, dims["B"], dims["N"]),
-            "grad_tilt": cotangent(rng, dims["B"]),
-        }
 
-    rows, count = dims["B"], dims["N"]
+def _tolerance(tilt: Tilt) -> dict[str, Tolerance]:
+    rows, count, d = tilt.dims["B"], tilt.dims["N"], tilt.dimension
     # 2 a^2 |F'| is below 1/d at h = 0, and below 4/d wherever |eta| > a/2 or |h| is below d.
-    share = 8 * EPS32 * 4 * (2 / count) * (4 / dimension)
-    return Case(
-        name,
-        dims,
-        inputs,
-        {
-            "grad_p": Tolerance(8 * EPS32, 8 * EPS32, "a F below 1 times a cotangent below 4"),
-            "grad_s": Tolerance(
-                share, 8 * EPS32, "p < 2/N, cotangent below 4, 2 a^2 F' below 4/d, to 8 units"
-            ),
-            "grad_a": Tolerance(2 * share * rows**0.5, 8 * EPS32, "B terms like those of grad_s"),
-            "grad_h2": Tolerance(
-                share * count**0.5 / dimension, 8 * EPS32, "N terms like those of grad_s over 2a"
-            ),
-        },
-        {"dimension": dimension},
-    )
+    share = 8 * EPS32 * 4 * (2 / count) * (4 / d)
+    return {
+        "grad_p": Tolerance(8 * EPS32, 8 * EPS32, "a F below 1 times a cotangent below 4"),
+        "grad_s": Tolerance(
+            share, 8 * EPS32, "p < 2/N, cotangent below 4, 2 a^2 F' below 4/d, to 8 units"
+        ),
+        "grad_a": Tolerance(2 * share * rows**0.5, 8 * EPS32, "B terms like those of grad_s"),
+        "grad_h2": Tolerance(
+            share * count**0.5 / d, 8 * EPS32, "N terms like those of grad_s over 2a"
+        ),
+    }
 
 
 KERNEL = Kernel(
     stem="mixture_coefficients_backward",
     bindings=(
-        Binding("p", "f32", ("B", "N")),
-        Binding("s", "f32", ("B", "N")),
-        Binding("a", "f32", ("N",)),
-        Binding("h2", "f32", ("B",)),
+        *FORWARD.inputs,
         Binding("grad_weight", "f32", ("B", "N")),
         Binding("grad_tilt", "f32", ("B",)),
         Binding("grad_p", "f32", ("B", "N"), "out"),
@@ -148,23 +118,14 @@ KERNEL = Kernel(
         Binding("grad_a", "f32", ("N",), "out"),
         Binding("grad_h2", "f32", ("B",), "out"),
     ),
-    params=(Param("dimension", "u32"),),
+    params=FORWARD.params,
     workgroups=column_workgroups,
     mirror=mirror,
     reference=reference,
-    rounds=lambda dims, params: _rounds.rows_and_columns(
-        dims, _rounds.recurrence(params["dimension"])
-    ),
+    rounds=column_rounds,
     constants={"WG": 256},
     subgroup=True,
-    cases=(
-        _case("d640", {"B": 33, "N": 67}, 640, (1, 50), 20),
-        _case("d64", {"B": 19, "N": 301}, 64, (1, 10), 16),
-        _case("d9", {"B": 4, "N": 33}, 9, (1, 50), 4),
-        _case("strong tilt", {"B": 2, "N": 31}, 640, (1, 5), 600),
-        _case("opposite tilt", {"B": 5, "N": 7}, 128, (1, 2), 16, opposite=-1.0),
-        _case("one splat", {"B": 1, "N": 1}, 33, (1, 2), 5),
-    ),
+    cases=tilt_cases(BACKWARD, _cotangents, _tolerance),
     work=lambda dims: Work(140.0 * dims["B"] * dims["N"], 20.0 * dims["B"] * dims["N"]),
     speed_case={"B": 1024, "N": 16384},
 )

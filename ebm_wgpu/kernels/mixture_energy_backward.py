@@ -14,7 +14,7 @@ from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._math import exp_accurate
 from ebm_wgpu.kernels._readout import BLOCKS, fold, part_sums
 from ebm_wgpu.kernels.mixture_energy import CASES, cosine_inputs
-from ebm_wgpu.kernels.mixture_energy import reference as forward_reference
+from ebm_wgpu.kernels.mixture_energy import KERNEL as FORWARD
 from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance
 
 _ONE = np.float32(1)
@@ -85,7 +85,7 @@ def _case(name: str, dims: Dims, a_max: float) -> Case:
         arrays = cosine_inputs(rng, sizes, a_max)
         exact = {n: v.astype(np.float64) for n, v in arrays.items()}
         return arrays | {
-            "energy": forward_reference(**exact)["energy"].astype(np.float32),
+            "energy": FORWARD.reference(**exact)["energy"].astype(np.float32),
             "grad_energy": normal(rng, sizes["B"]),
         }
 
@@ -108,9 +108,7 @@ def _case(name: str, dims: Dims, a_max: float) -> Case:
 KERNEL = Kernel(
     stem="mixture_energy_backward",
     bindings=(
-        Binding("s", "f32", ("B", "N")),
-        Binding("a", "f32", ("N",)),
-        Binding("log_w", "f32", ("N",)),
+        *FORWARD.inputs,
         Binding("energy", "f32", ("B",)),
         Binding("grad_energy", "f32", ("B",)),
         Binding("grad_s", "f32", ("B", "N"), "out"),

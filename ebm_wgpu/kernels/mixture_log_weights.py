@@ -11,16 +11,24 @@ from collections.abc import Mapping
 from numba import njit, prange
 
 from ebm_wgpu.kernels._cases import EPS32
-from ebm_wgpu.kernels._mixture import log_ratio_row, tilt_inputs, untilted_terms
+from ebm_wgpu.kernels._mixture import log_ratio_row, untilted_terms
+from ebm_wgpu.kernels._mixture_cases import (
+    DIMENSION,
+    FORWARD,
+    H2,
+    LOG_PI,
+    A,
+    S,
+    Tilt,
+    log_shares,
+    tilt_cases,
+)
 from ebm_wgpu.kernels.spec import (
     Array,
     Arrays,
     Binding,
-    Case,
-    Dims,
     Gradient,
     Kernel,
-    Param,
     Run,
     Scalar,
     Tolerance,
@@ -56,51 +64,24 @@ def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arr
     return {name: gradients[f"grad_{name}"] for name in ("s", "a", "log_pi", "h2")}
 
 
-def _case(
-    name: str,
-    dims: Dims,
-    dimension: int,
-    kappa: tuple[float, float],
-    length: float,
-    opposite: float = 0.0,
-) -> Case:
-    size = 20 + (kappa[1] * dimension if opposite else 1.2 * length)
-    return Case(
-        name,
-        dims,
-        tilt_inputs(kappa, length, dimension, opposite),
-        Tolerance(
-            2 * EPS32 * size,
-            2 * EPS32,
-            "the ratio is at most |h|, as are its float32 parts, and log_pi is above -20",
-        ),
-        {"dimension": dimension},
+def _tolerance(tilt: Tilt) -> Tolerance:
+    size = 20 + (tilt.kappa[1] * tilt.dimension if tilt.opposite else 1.2 * tilt.length)
+    return Tolerance(
+        2 * EPS32 * size,
+        2 * EPS32,
+        "the ratio is at most |h|, as are its float32 parts, and log_pi is above -20",
     )
 
 
 KERNEL = Kernel(
     stem="mixture_log_weights",
-    bindings=(
-        Binding("s", "f32", ("B", "N")),
-        Binding("a", "f32", ("N",)),
-        Binding("log_pi", "f32", ("N",)),
-        Binding("h2", "f32", ("B",)),
-        Binding("log_W", "f32", ("B", "N"), "out"),
-    ),
-    params=(Param("dimension", "u32"),),
+    bindings=(S, A, LOG_PI, H2, Binding("log_W", "f32", ("B", "N"), "out")),
+    params=DIMENSION,
     workgroups=lambda dims, params: -(-dims["B"] * dims["N"] // 256),
     mirror=mirror,
     reference=reference,
     constants={"WG": 256},
-    cases=(
-        _case("d640", {"B": 5, "N": 67}, 640, (1, 50), 20),
-        _case("d64", {"B": 3, "N": 129}, 64, (1, 10), 16),
-        _case("d65", {"B": 3, "N": 33}, 65, (1, 3), 16),
-        _case("d9", {"B": 4, "N": 33}, 9, (1, 50), 4),
-        _case("strong tilt", {"B": 2, "N": 31}, 640, (1, 5), 600),
-        _case("opposite tilt", {"B": 5, "N": 7}, 128, (1, 2), 16, opposite=-0.999),
-        _case("one splat", {"B": 1, "N": 1}, 33, (1, 2), 5),
-    ),
+    cases=tilt_cases(FORWARD, lambda rng, dims: {"log_pi": log_shares(rng, dims)}, _tolerance),
     gradient=Gradient(
         wrt=("s", "a", "log_pi", "h2"),
         vjp=_vjp,

@@ -12,29 +12,27 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._mixture import (
     ROWS,
+    column_rounds,
     column_workgroups,
-    cotangent,
     slopes,
     squares,
     tilt_change_row,
-    tilt_inputs,
     total,
 )
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Kernel,
-    Param,
-    Tolerance,
-    Work,
+from ebm_wgpu.kernels._mixture_cases import (
+    BACKWARD,
+    DIMENSION,
+    H2,
+    A,
+    S,
+    Tilt,
+    cotangent,
+    tilt_cases,
 )
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Dims, Kernel, Tolerance, Work
 
 
 @njit(parallel=True, cache=True)
@@ -81,73 +79,48 @@ def reference(s: Array, a: Array, h2: Array, grad_log_W: Array, dimension: int) 
     }
 
 
-def _case(
-    name: str,
-    dims: Dims,
-    dimension: int,
-    kappa: tuple[float, float],
-    length: float,
-    opposite: float = 0.0,
-) -> Case:
-    draw = tilt_inputs(kappa, length, dimension, opposite)
+def _cotangents(rng: np.random.Generator, dims: Dims) -> Arrays:
+    return {"grad_log_W": cotangent(rng, dims["B"], dims["N"])}
 
-    def inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-        arrays = draw(rng, dims)
-        del arrays["log_pi"]
-        return arrays | {"grad_log_W": cotangent(rng, dims["B"], dims["N"])}
 
-    rows, count = dims["B"], dims["N"]
+def _tolerance(tilt: Tilt) -> dict[str, Tolerance]:
+    rows, count, d = tilt.dims["B"], tilt.dims["N"], tilt.dimension
     relative = 8 * EPS32
-    cosine = kappa[1] if opposite else 5 * length / (dimension**0.5 * (dimension - 1))
-    return Case(
-        name,
-        dims,
-        inputs,
-        {
-            "grad_s": Tolerance(1e-7, relative, "A to a few units, G below 4"),
-            "grad_a": Tolerance(
-                4 * relative * cosine * rows**0.5,
-                relative,
-                f"B terms of G < 4 times F s < {cosine:.1e}, which cancel among each other",
-            ),
-            "grad_log_pi": Tolerance(4 * EPS32 * rows**0.5, relative, "a sum of B values below 4"),
-            "grad_h2": Tolerance(
-                relative * count**0.5 / dimension, relative, "N values of about G/(2d), any sign"
-            ),
-        },
-        {"dimension": dimension},
-    )
+    cosine = tilt.kappa[1] if tilt.opposite else 5 * tilt.length / (d**0.5 * (d - 1))
+    return {
+        "grad_s": Tolerance(1e-7, relative, "A to a few units, G below 4"),
+        "grad_a": Tolerance(
+            4 * relative * cosine * rows**0.5,
+            relative,
+            f"B terms of G < 4 times F s < {cosine:.1e}, which cancel among each other",
+        ),
+        "grad_log_pi": Tolerance(4 * EPS32 * rows**0.5, relative, "a sum of B values below 4"),
+        "grad_h2": Tolerance(
+            relative * count**0.5 / d, relative, "N values of about G/(2d), any sign"
+        ),
+    }
 
 
 KERNEL = Kernel(
     stem="mixture_log_weights_backward",
     bindings=(
-        Binding("s", "f32", ("B", "N")),
-        Binding("a", "f32", ("N",)),
-        Binding("h2", "f32", ("B",)),
+        S,
+        A,
+        H2,
         Binding("grad_log_W", "f32", ("B", "N")),
         Binding("grad_s", "f32", ("B", "N"), "out"),
         Binding("grad_a", "f32", ("N",), "out"),
         Binding("grad_log_pi", "f32", ("N",), "out"),
         Binding("grad_h2", "f32", ("B",), "out"),
     ),
-    params=(Param("dimension", "u32"),),
+    params=DIMENSION,
     workgroups=column_workgroups,
     mirror=mirror,
     reference=reference,
-    rounds=lambda dims, params: _rounds.rows_and_columns(
-        dims, _rounds.recurrence(params["dimension"])
-    ),
+    rounds=column_rounds,
     constants={"WG": 256},
     subgroup=True,
-    cases=(
-        _case("d640", {"B": 33, "N": 67}, 640, (1, 50), 20),
-        _case("d64", {"B": 19, "N": 301}, 64, (1, 10), 16),
-        _case("d9", {"B": 4, "N": 33}, 9, (1, 50), 4),
-        _case("strong tilt", {"B": 2, "N": 31}, 640, (1, 5), 600),
-        _case("opposite tilt", {"B": 5, "N": 7}, 128, (1, 2), 16, opposite=-1.0),
-        _case("one splat", {"B": 1, "N": 1}, 33, (1, 2), 5),
-    ),
+    cases=tilt_cases(BACKWARD, _cotangents, _tolerance),
     work=lambda dims: Work(130.0 * dims["B"] * dims["N"], 12.0 * dims["B"] * dims["N"]),
     speed_case={"B": 1024, "N": 16384},
 )

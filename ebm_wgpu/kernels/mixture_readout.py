@@ -20,6 +20,7 @@ from numba import njit, prange
 from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._mixture import log_ratio_row, tilt_row, untilted_terms
+from ebm_wgpu.kernels._mixture_cases import DIMENSION, H2, LOG_PI, A, S
 from ebm_wgpu.kernels._readout import (
     BLOCKS,
     exact_tilt,
@@ -37,7 +38,6 @@ from ebm_wgpu.kernels.spec import (
     Dims,
     Gradient,
     Kernel,
-    Param,
     Run,
     Scalar,
     Tolerance,
@@ -170,10 +170,10 @@ def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
 KERNEL = Kernel(
     stem="mixture_readout",
     bindings=(
-        Binding("s", "f32", ("B", "N")),
-        Binding("a", "f32", ("N",)),
-        Binding("log_pi", "f32", ("N",)),
-        Binding("h2", "f32", ("B",)),
+        S,
+        A,
+        LOG_PI,
+        H2,
         Binding("first", "i32", ("B",)),
         Binding("last", "i32", ("B",)),
         Binding("log_z", "f32", ("B",), "out"),
@@ -181,7 +181,7 @@ KERNEL = Kernel(
         Binding("pull", "f32", ("B", "N"), "out"),
         Binding("tilt", "f32", ("B",), "out"),
     ),
-    params=(Param("dimension", "u32"),),
+    params=DIMENSION,
     constants={"WG": 256},
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,

@@ -26,7 +26,7 @@ from ebm_wgpu.kernels._math import exp_accurate
 from ebm_wgpu.kernels._mixture import COLUMNS, log_ratio_row, tilt_row, untilted_terms
 from ebm_wgpu.kernels._readout import BLOCKS, exact_tilt, fold, part_sums, readout_inputs
 from ebm_wgpu.kernels.mixture_readout import CASES, tilt_error
-from ebm_wgpu.kernels.mixture_readout import reference as forward_reference
+from ebm_wgpu.kernels.mixture_readout import KERNEL as FORWARD
 from ebm_wgpu.kernels.spec import (
     Array,
     Arrays,
@@ -34,7 +34,6 @@ from ebm_wgpu.kernels.spec import (
     Case,
     Dims,
     Kernel,
-    Param,
     Scalar,
     Tolerance,
 )
@@ -186,7 +185,7 @@ def _case(name: str, dims: Dims, dimension: int) -> Case:
 
     def inputs(rng: np.random.Generator, sizes: Dims) -> Arrays:
         arrays = readout_inputs(rng, sizes, params)
-        forward = forward_reference(**arrays, dimension=dimension)
+        forward = FORWARD.reference(**arrays, dimension=dimension)
         rows, splats = sizes["B"], sizes["N"]
         arrays |= {n: forward[n].astype(np.float32) for n in ("log_z", "log_mass")}
         upstream = {
@@ -227,12 +226,7 @@ def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
 KERNEL = Kernel(
     stem="mixture_readout_backward",
     bindings=(
-        Binding("s", "f32", ("B", "N")),
-        Binding("a", "f32", ("N",)),
-        Binding("log_pi", "f32", ("N",)),
-        Binding("h2", "f32", ("B",)),
-        Binding("first", "i32", ("B",)),
-        Binding("last", "i32", ("B",)),
+        *FORWARD.inputs,
         Binding("log_z", "f32", ("B",)),
         Binding("log_mass", "f32", ("B",)),
         Binding("grad_log_z", "f32", ("B",)),
@@ -245,8 +239,8 @@ KERNEL = Kernel(
         Binding("grad_a", "f32", ("N",), "out"),
         Binding("grad_log_pi", "f32", ("N",), "out"),
     ),
-    params=(Param("dimension", "u32"),),
-    constants={"WG": 256},
+    params=FORWARD.params,
+    constants=FORWARD.constants,
     workgroups=lambda dims, params: (dims["N"] + COLUMNS - 1) // COLUMNS,
     mirror=mirror,
     reference=reference,

@@ -1,9 +1,10 @@
 """The declaration of a kernel: one record drives both devices, the WGSL header and all proofs.
 
 A dimension is a name in a binding's shape; its value is read off the arrays, given by the caller,
-or derived. In WGSL every dimension and parameter is a field of `params`, a binding `x` is an array
-`x` with an accessor `load_x(i)` that returns f32 whatever the storage type, and constants are
-`const`.
+or derived; "*" is an axis of any length that the kernel needs no name for. In WGSL every dimension
+and parameter is a field of `params`, a binding `x` is an array `x` with an accessor `load_x(i)`
+that returns its declared type whatever the storage type (and `store_x(i, value)` if it is written
+and may be stored otherwise), and constants are `const`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class Binding:
         shape: one entry an axis, a dimension's name or a number.
         access: "in", "out" (allocated by the call) or "inout" (updated in place).
         half: the array may also be stored as float16 (the f16-storage variant).
+        also: further types the array may be stored in; the accessors convert.
+        lanes: 4 makes the WGSL array one of vec4s, which the accessors count; the kernel's `derive`
+            sees to it that rows hold whole ones.
     """
 
     name: str
@@ -45,6 +49,13 @@ class Binding:
     shape: tuple[str | int, ...]
     access: Literal["in", "out", "inout"] = "in"
     half: bool = False
+    also: tuple[Literal["f32", "i32", "u32"], ...] = ()
+    lanes: Literal[1, 4] = 1
+
+    @functools.cached_property
+    def storage(self) -> frozenset[str]:
+        """Types the array may be stored in."""
+        return frozenset({self.dtype, *self.also, *(("f16",) if self.half else ())})
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,7 @@ class Kernel:
     """Everything there is to know about a kernel but its WGSL.
 
     Attributes:
-        stem: name of wgsl/<stem>.wgsl, of this module and of the call.
+        stem: name of the call; of wgsl/<stem>.wgsl and of this module too, but in a family.
         bindings: in the order of the WGSL bindings.
         workgroups: (dims, params) -> number of workgroups, or (x, y, z).
         mirror: Numba implementation; takes by keyword those bindings, parameters and dimensions it
@@ -153,6 +164,9 @@ class Kernel:
         cases: the proofs. Shapes with odd sizes and edge values belong here.
         params: scalars, after the dimensions in the immediate block.
         constants: WGSL constants; `WG`, the workgroup size, is among them.
+        source: for a member of a family, the stem of the WGSL and module they share.
+        defines: for a member of a family, the text that replaces each `$NAME` in the WGSL; the
+            names are flags of `//!if` as well.
         subgroup: the WGSL uses `lib/reduce` and so has a subgroup variant.
         rounds: (dims, params) -> an upper bound on how often all loops of one invocation together
             go round (see `_rounds`); None where that does not grow with a dimension.
@@ -180,6 +194,8 @@ class Kernel:
     gradient: Gradient | None = None
     work: Callable[[Dims], Work] | None = None
     speed_case: Dims | None = None
+    source: str | None = None
+    defines: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Binding, ...]:
@@ -195,6 +211,7 @@ class Kernel:
     def dims(self) -> tuple[str, ...]:
         """Names of the dimensions in order of appearance, each once."""
         names = (axis for b in self.bindings for axis in b.shape if isinstance(axis, str))
+        names = (name for name in names if name != "*")
         return tuple(dict.fromkeys(names))
 
     def reference_outputs(

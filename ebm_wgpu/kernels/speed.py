@@ -6,6 +6,7 @@ the same on every adapter.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Speed:
 
 
 def _prepare(kernel: Kernel, device: KernelDevice, dims: Dims) -> Launch:
-    case = kernel.cases[0]
+    # A case's parameters fit its own shapes; those of the first fit the shapes of speed mode.
+    case = next((case for case in kernel.cases if case.dims is dims), kernel.cases[0])
     inputs = case.inputs(np.random.default_rng(0), dims)
     return device.prepare(kernel.stem, **{**dims, **case.params, **inputs})
 
@@ -73,7 +75,7 @@ def _dims(kernel: Kernel, device: KernelDevice) -> Dims | None:
     if not device.runtime.info.is_software:
         return kernel.speed_case
     # A software adapter is a correctness tool: time its rates on the case table's own small shapes.
-    largest = max(kernel.cases, key=lambda case: float(np.prod(list(case.dims.values()))))
+    largest = max(kernel.cases, key=lambda case: math.prod(max(n, 1) for n in case.dims.values()))
     return largest.dims
 
 

@@ -16,19 +16,20 @@ from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._search import fill_cosines
 from ebm_wgpu.kernels._splat_stream import (
     BLOCK,
-    ENERGY_GRADIENT,
+    ENERGY_INPUTS,
+    ENERGY_OUTPUTS,
     ROWS,
     add_weighted,
     at_poles,
     energy_case,
+    energy_gradient,
     energy_row,
-    energy_vjp,
     fold_row,
     reference_energy,
     stream,
     without_weight,
 )
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Gradient, Kernel, Work
+from ebm_wgpu.kernels.spec import Array, Arrays, Kernel, Work
 
 
 def mirror(
@@ -91,15 +92,7 @@ def reference(x: Array, mu: Array, a: Array, log_w: Array, h: Array) -> Arrays:
 
 KERNEL = Kernel(
     stem="splat_energy",
-    bindings=(
-        Binding("x", "f32", ("B", "D")),
-        Binding("mu", "f32", ("N", "D"), half=True),
-        Binding("a", "f32", ("N",)),
-        Binding("log_w", "f32", ("N",)),
-        Binding("h", "f32", ("B", "D")),
-        Binding("energy", "f32", ("B",), "out"),
-        Binding("grad", "f32", ("B", "D"), "out"),
-    ),
+    bindings=(*ENERGY_INPUTS, *ENERGY_OUTPUTS),
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
@@ -117,14 +110,7 @@ KERNEL = Kernel(
         energy_case("published", {"B": 3, "N": 300, "D": 65}, (1, 10), published=True),
         energy_case("published sharp", {"B": 2, "N": 50, "D": 640}, (100, 1000), published=True),
     ),
-    gradient=Gradient(
-        wrt=("x",),
-        vjp=energy_vjp("splat_energy"),
-        outputs=("energy",),
-        tolerance=ENERGY_GRADIENT,
-        tangent=("x",),
-        step=1e-7,
-    ),
+    gradient=energy_gradient("splat_energy"),
     work=lambda dims: Work(
         4.0 * dims["B"] * dims["N"] * dims["D"], 4.0 * (dims["N"] + 3 * dims["B"]) * dims["D"]
     ),

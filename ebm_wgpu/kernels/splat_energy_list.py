@@ -11,15 +11,16 @@ from numba import njit, prange
 
 from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._splat_stream import (
-    ENERGY_GRADIENT,
+    ENERGY_INPUTS,
+    ENERGY_OUTPUTS,
     LOWEST,
     energy_case,
+    energy_gradient,
     energy_row,
-    energy_vjp,
     fold_row,
     reference_energy,
 )
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Dims, Gradient, Kernel, Work
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Dims, Kernel, Work
 
 
 @njit(parallel=True, cache=True)
@@ -93,16 +94,7 @@ def _full_lists(rng: np.random.Generator, dims: Dims, arrays: Arrays) -> None:
 
 KERNEL = Kernel(
     stem="splat_energy_list",
-    bindings=(
-        Binding("x", "f32", ("B", "D")),
-        Binding("mu", "f32", ("N", "D"), half=True),
-        Binding("a", "f32", ("N",)),
-        Binding("log_w", "f32", ("N",)),
-        Binding("h", "f32", ("B", "D")),
-        Binding("idx", "i32", ("B", "M")),
-        Binding("energy", "f32", ("B",), "out"),
-        Binding("grad", "f32", ("B", "D"), "out"),
-    ),
+    bindings=(*ENERGY_INPUTS, Binding("idx", "i32", ("B", "M")), *ENERGY_OUTPUTS),
     workgroups=lambda dims, params: dims["B"],
     mirror=mirror,
     reference=reference,
@@ -122,14 +114,7 @@ KERNEL = Kernel(
             change=_lists,
         ),
     ),
-    gradient=Gradient(
-        wrt=("x",),
-        vjp=energy_vjp("splat_energy_list"),
-        outputs=("energy",),
-        tolerance=ENERGY_GRADIENT,
-        tangent=("x",),
-        step=1e-7,
-    ),
+    gradient=energy_gradient("splat_energy_list"),
     work=lambda dims: Work(
         4.0 * dims["B"] * dims["M"] * dims["D"], 4.0 * dims["B"] * (dims["M"] + 3) * dims["D"]
     ),

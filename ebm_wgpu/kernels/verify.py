@@ -1,7 +1,8 @@
 """Prove kernels: parity with float64, and gradients against central differences.
 
 The case tables drive both. A device is under test in every variant it has: plain, subgroup, and
-float16 storage for each binding that allows it.
+float16 storage for each binding that allows it. A case may draw an array in another type that its
+binding can be stored in.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 from ebm_wgpu.errors import EbmError
 from ebm_wgpu.kernels.device import DeviceArray, KernelDevice, WgpuDevice
 from ebm_wgpu.kernels.registry import get_kernel
-from ebm_wgpu.kernels.spec import Array, Arrays, Case, Kernel, Scalar
+from ebm_wgpu.kernels.spec import DTYPES, Array, Arrays, Case, Kernel, Scalar, Tolerance
 
+_KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
+HALF_ROUNDING = (2.0**-24, 2.0**-10)
 N_COORDINATES = 6
 N_DIRECTIONS = 2
 
@@ -77,19 +80,30 @@ def variants(kernel: Kernel, device: KernelDevice) -> list[Variant]:
 def _case_inputs(kernel: Kernel, case: Case, half: frozenset[str]) -> Arrays:
     seed = zlib.crc32(f"{kernel.stem}/{case.name}".encode())
     inputs = case.inputs(np.random.default_rng(seed), case.dims)
-    return {n: v.astype(np.float16) if n in half else v for n, v in inputs.items()}
+    with np.errstate(over="ignore"):
+        return {
+            n: v.astype(np.float16) if n in half and v.dtype.kind == "f" else v
+            for n, v in inputs.items()
+        }
 
 
 def _run(
     kernel: Kernel, device: KernelDevice, variant: Variant, arguments: Mapping[str, Array | Scalar]
 ) -> Arrays:
     staged: dict[str, DeviceArray | Scalar] = {}
-    dtypes = {b.name: b.dtype for b in kernel.bindings}
+    bindings = {b.name: b for b in kernel.bindings}
     for name, value in arguments.items():
         if isinstance(value, np.ndarray):
-            staged[name] = device.array(value, "f16" if name in variant.half else dtypes[name])
+            kind = _KINDS.get(value.dtype)
+            binding = bindings[name]
+            staged[name] = device.array(value, kind if kind in binding.storage else binding.dtype)
         else:
             staged[name] = value
+    dims = {n: v for n, v in arguments.items() if n in kernel.dims and isinstance(v, int)}
+    for binding in kernel.outputs:
+        if binding.access == "out" and binding.name in variant.half:
+            shape = tuple(dims[a] if isinstance(a, str) else a for a in binding.shape)
+            staged[binding.name] = device.empty(shape, "f16")
     if not isinstance(device, WgpuDevice):
         outputs = device.run(kernel.stem, **staged)
     else:
@@ -101,13 +115,26 @@ def _run(
     return {name: array.numpy().copy() for name, array in outputs.items()}
 
 
+def _allowed(case: Case, output: str, half: bool) -> Tolerance:
+    """The tolerance, and one unit in the last place of float16 where that is what is stored."""
+    exact = case.tolerance_for(output)
+    if not half:
+        return exact
+    atol, rtol = HALF_ROUNDING
+    return Tolerance(exact.atol + atol, exact.rtol + rtol, f"{exact.reason}, stored as float16")
+
+
 def _compare(
     kernel: Kernel, case: Case, subject: str, outputs: Arrays, truth: Arrays, slack: float = 1.0
 ) -> Verdict:
     worst_error, worst_excess, tolerance, detail = 0.0, 0.0, "", ""
     for name, expected in truth.items():
-        allowed = case.tolerance_for(name)
         actual = outputs[name]
+        half = actual.dtype == np.float16
+        allowed = _allowed(case, name, half)
+        if half:
+            with np.errstate(over="ignore"):
+                expected = expected.astype(np.float16).astype(np.float64)
         if actual.shape != expected.shape:
             return Verdict(
                 kernel.stem,

@@ -1,12 +1,15 @@
 """The runtime: memory, ordering of writes and commands, folding of large grids, errors."""
 
 import gc
+from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ebm_wgpu.errors import DeviceError, KernelError
-from ebm_wgpu.gpu.buffers import BufferPool, size_class
+from ebm_wgpu.gpu.buffers import ALIGNMENT, ARENA_BLOCKS, BufferPool, size_class
 from ebm_wgpu.gpu.runtime import MAX_GROUPS, SUBMIT_EVERY, GpuRuntime
 
 ADD_ONE = """
@@ -118,14 +121,30 @@ def test_size_classes_hold_the_request_with_bounded_waste(nbytes: int) -> None:
 
 def test_pool_reuses_a_size_class_and_never_a_serial() -> None:
     created = []
-    pool = BufferPool(lambda capacity: created.append(capacity))
+    pool = BufferPool(created.append)
     first = pool.lease(1000)
-    serial = first.raw.serial
+    serial = first.block.serial
     del first
     again = pool.lease(900)
-    assert again.raw.serial == serial
+    assert again.block.serial == serial
     assert created == [1024]
-    assert pool.lease(900).raw.serial != serial
+    assert pool.lease(900).block.serial != serial
+
+
+@given(st.lists(st.sampled_from([300, 500, 3000, 100_000]), max_size=20), st.randoms())
+def test_what_repeats_gets_the_same_memory_whatever_it_gave_back_first(
+    sizes: list[int], random: Random
+) -> None:
+    pool = BufferPool(lambda nbytes: None)
+    kept = pool.lease(300, shared=True)
+    places = []
+    for _ in range(4):
+        leases = [pool.lease(nbytes, shared=True) for nbytes in sizes]
+        places.append([lease.block.serial for lease in leases])
+        while leases:
+            leases.pop(random.randrange(len(leases)))
+    assert places[1:] == places[:1] * 3
+    assert pool.live_bytes == kept.block.capacity
 
 
 def test_memory_of_a_dead_cycle_is_still_usable(runtime: GpuRuntime) -> None:
@@ -138,3 +157,80 @@ def test_memory_of_a_dead_cycle_is_still_usable(runtime: GpuRuntime) -> None:
     gc.collect()
     again = runtime.upload(np.full(50_000, 3, np.uint32))
     assert runtime.read(again, np.dtype(np.uint32), (50_000,)).max() == 3
+
+
+def test_small_blocks_share_a_buffer_without_overlap() -> None:
+    created: list[int] = []
+    pool = BufferPool(created.append)
+    blocks = [pool.lease(300, shared=True) for _ in range(ARENA_BLOCKS)]
+    assert created == [512 * ARENA_BLOCKS]
+    offsets = [buffer.block.offset for buffer in blocks]
+    assert offsets == [512 * index for index in range(ARENA_BLOCKS)]
+    assert all(offset % ALIGNMENT == 0 for offset in offsets)
+    pool.lease(300, shared=True)
+    pool.lease(300)
+    assert created == [512 * ARENA_BLOCKS] * 2 + [512]
+    assert pool.peak_bytes == 512 * (ARENA_BLOCKS + 1)
+
+
+def test_a_buffer_is_destroyed_only_when_all_its_blocks_wait(runtime: GpuRuntime) -> None:
+    runtime.trim()
+    before = runtime.pool.allocated_bytes
+    first, second = (runtime.pool.lease(1000, shared=True) for _ in range(2))
+    runtime.write(second, np.arange(250, dtype=np.uint32))
+    del first
+    runtime.trim()
+    assert runtime.pool.allocated_bytes == before + 1024 * ARENA_BLOCKS
+    kept = runtime.read(second, np.dtype(np.uint32), (250,))
+    np.testing.assert_array_equal(kept, np.arange(250))
+    del second
+    runtime.trim()
+    assert runtime.pool.allocated_bytes == before
+
+
+COPY = """
+@group(0) @binding(0) var<storage, read> x: array<u32>;
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(1)
+fn main(@builtin(workgroup_id) group: vec3<u32>) { y[group.x] = x[group.x] + 1u; }
+"""
+
+
+def test_one_buffer_may_be_read_and_written_by_a_dispatch(runtime: GpuRuntime) -> None:
+    pipeline = runtime.pipeline(COPY, [False, True], 0, "copy")
+    source, target = (runtime.pool.lease(256, shared=True) for _ in range(2))
+    assert source.block.raw is target.block.raw
+    runtime.write(source, np.arange(64, dtype=np.uint32))
+    runtime.dispatch(pipeline, [source, target], b"", 64)
+    runtime.dispatch(pipeline, [target, target], b"", 64)
+    result = runtime.read(target, np.dtype(np.uint32), (64,))
+    np.testing.assert_array_equal(result, np.arange(64) + 2)
+
+
+def test_views_bind_and_move_from_their_first_byte(runtime: GpuRuntime) -> None:
+    pipeline = runtime.pipeline(COPY, [False, True], 0, "copy")
+    lease = runtime.upload(np.arange(192, dtype=np.uint32))
+    runtime.dispatch(pipeline, [lease.view(256), lease.view(512)], b"", 3)
+    runtime.write(lease.view(256), np.array([7], np.uint32), offset=4)
+    np.testing.assert_array_equal(
+        runtime.read(lease, np.dtype(np.uint32), (4,), offset=512), [65, 66, 67, 131]
+    )
+    halves = runtime.read(lease.view(256), np.dtype(np.uint16), (3,), offset=2)
+    np.testing.assert_array_equal(halves, [0, 7, 0])
+
+
+def test_a_budget_refuses_what_a_card_of_that_size_would() -> None:
+    small = GpuRuntime(memory_budget=1 << 20)
+    first = small.pool.lease(600_000)
+    with pytest.raises(DeviceError, match=r"out of memory.* budget of 1,048,576"):
+        small.pool.lease(600_000)
+    del first
+    assert small.pool.lease(700_000).nbytes == 700_000  # the cache was released for it
+    assert small.pool.allocated_bytes <= 1 << 20
+
+
+@pytest.mark.parametrize("text", ["8GB", "0", "-1"])
+def test_a_budget_that_is_no_number_is_an_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EBM_WGPU_MEMORY_BUDGET", text)
+    with pytest.raises(DeviceError, match="EBM_WGPU_MEMORY_BUDGET"):
+        GpuRuntime()

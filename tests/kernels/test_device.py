@@ -92,7 +92,7 @@ def test_llvmpipe_looks_at_changed_parameters_too(wgpu_device: KernelDevice) -> 
     adapter = wgpu_device.runtime.info.name  # type: ignore[attr-defined]
     if not adapter.startswith("llvmpipe"):
         pytest.skip(f"{adapter} does not limit how often loops go round")
-    column = np.ones((40_000, 1))
+    column = np.ones((180_000, 1))
     launch = wgpu_device.prepare("matmul", a=column, b=np.ones((1, 1)), trans_a=0, trans_b=0)
     launch()
     with pytest.raises(KernelError, match="matmul: up to"):

@@ -79,7 +79,7 @@ def _climb(count: int) -> dict[str, Array | int]:
     [
         ("mixture_mean", _mean, "N", 38_656, {"D": 9}),
         ("target_log_softmax_backward", _columns, "B", 65_534, {}),
-        ("matmul", _product, "AC", 37_376, {}),
+        ("matmul", _product, "AC", 174_464, {}),
         ("similarity_topk", _climb, "N", 7_040, {"B": 1, "D": 8, "K": 100, "R": 1}),
     ],
 )

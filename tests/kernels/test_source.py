@@ -1,5 +1,7 @@
 """Assembly of WGSL: generated header, includes once, conditionals, complaints."""
 
+import dataclasses
+
 import pytest
 
 from ebm_wgpu.errors import KernelError
@@ -60,3 +62,28 @@ def test_conditionals_nest_and_includes_come_once() -> None:
 def test_malformed_directives_are_errors(body: str) -> None:
     with pytest.raises(KernelError, match=r"wgsl/sphere_normalize\.wgsl"):
         assemble(get_kernel("sphere_normalize"), {}, frozenset(), body)
+
+
+def test_unrolled_lines_are_repeated_inside_out() -> None:
+    kernel = dataclasses.replace(get_kernel("sphere_normalize"), constants={"WG": 64, "ROWS": 2})
+    body = "\n".join(
+        ["//!unroll i ROWS", "//!unroll j 2", "x_$i_$j", "//!end", "y$i", "//!end", "z"]
+    )
+    code = assemble(kernel, {}, frozenset(), body)
+    assert code.splitlines()[-7:] == ["x_0_0", "x_0_1", "y0", "x_1_0", "x_1_1", "y1", "z"]
+
+
+@pytest.mark.parametrize(
+    "body", ["//!unroll i 2\nx", "x\n//!end", "//!unroll i COUNT\n//!end", "//!unroll 2\n//!end"]
+)
+def test_unrolling_without_name_count_or_end_is_an_error(body: str) -> None:
+    with pytest.raises(KernelError, match=r"kernel sphere_normalize: .*unroll"):
+        assemble(get_kernel("sphere_normalize"), {}, frozenset(), body)
+
+
+def test_arrays_of_four_lanes_are_read_by_vectors() -> None:
+    kernel = get_kernel("matmul_tiled_64x64_vec4")
+    code = assemble(kernel, {"a": "f16"}, frozenset())
+    assert "var<storage, read> a: array<vec4<f16>>;" in code
+    assert "fn load_a(i: u32) -> vec4<f32> { return vec4<f32>(a[i]); }" in code
+    assert "var<storage, read_write> out: array<f32>;" in code

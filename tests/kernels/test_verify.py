@@ -51,7 +51,7 @@ def test_broken_mirror_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         out[-1, 0] += 1e-5
 
     broken = type(kernel)(**{**kernel.__dict__, "mirror": wrong})
-    monkeypatch.setattr("ebm_wgpu.kernels.device.get_kernel", lambda stem: broken)
+    monkeypatch.setattr("ebm_wgpu.kernels._kernel_device.get_kernel", lambda stem: broken)
     verdicts = list(verify_parity(STEM, [NumbaDevice()]))
     assert not any(v.passed for v in verdicts)
     assert "out[" in verdicts[0].detail

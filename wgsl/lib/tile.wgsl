@@ -1,3 +1,4 @@
+//!include outer
 // Tiles of two operands in workgroup memory, for products sum_k a(row, k) b(column, k).
 //
 // The including kernel declares the constants TILE_K (depth), TILE_A and TILE_B (rows and columns of the
@@ -40,11 +41,4 @@ fn tile_fill(row0: u32, column0: u32, depth0: u32, a_by_depth: bool, b_by_depth:
             tile_fetch_b(column + 2u, k), tile_fetch_b(column + 3u, k));
     }
     workgroupBarrier();
-}
-
-// sum + a b^T, of which each row is a column of the WGSL matrix.
-fn tile_outer(sum: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        fma(vec4(a.x), b, sum[0]), fma(vec4(a.y), b, sum[1]),
-        fma(vec4(a.z), b, sum[2]), fma(vec4(a.w), b, sum[3]));
 }

@@ -1,0 +1,204 @@
+"""A GPU as a device: kernels run as WGSL through wgpu."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ebm_wgpu.errors import DeviceError, KernelError
+from ebm_wgpu.kernels._kernel_device import DeviceArray, KernelDevice
+from ebm_wgpu.kernels._rounds import LLVMPIPE_ROUNDS
+from ebm_wgpu.kernels.registry import get_kernel
+from ebm_wgpu.kernels.source import assemble, immediate_fields
+from ebm_wgpu.kernels.spec import DTYPES, Array, Kernel, Scalar
+
+_MAX_CALLS = 4096
+_PACK = {"u32": "I", "i32": "i", "f32": "f", "u64": "Q"}
+
+
+class _Call(NamedTuple):
+    """What `WgpuDevice.run` remembers of a call with given shapes and types."""
+
+    kernel: Kernel
+    pipeline: Any
+    packer: struct.Struct
+    dims: dict[str, int]
+    sizes: list[int]
+    outputs: list[tuple[str, tuple[int, ...], str]]
+
+
+@functools.cache
+def _kernel_and_varying(stem: str) -> tuple[Kernel, tuple[str, ...]]:
+    """The kernel, and the numbers of a call that its dimensions may depend on."""
+    kernel = get_kernel(stem)
+    if kernel.derive is None:
+        return kernel, kernel.dims
+    return kernel, (*kernel.dims, *(p.name for p in kernel.params if p.dtype in ("i32", "u32")))
+
+
+class WgpuDevice(KernelDevice):
+    """Runs the WGSL through wgpu.
+
+    Attributes:
+        runtime: adapter, memory and commands.
+        subgroups: whether subgroup variants are used where a kernel has one.
+    """
+
+    name = "wgpu"
+
+    def __init__(
+        self,
+        backend: str | None = None,
+        allow_software: bool = True,
+        memory_budget: int | None = None,
+    ) -> None:
+        """Open the best adapter; arguments as for `GpuRuntime`.
+
+        Raises:
+            DeviceError: there is none.
+        """
+        from ebm_wgpu.gpu.runtime import GpuRuntime
+
+        self.runtime = GpuRuntime(backend, allow_software, memory_budget)
+        self.description = self.runtime.info.summary
+        self.subgroups = "subgroup" in self.runtime.features
+        self._limits_rounds = self.runtime.info.name.startswith("llvmpipe")
+        self._plans: dict[tuple[str, tuple[str, ...], bool], tuple[Any, struct.Struct]] = {}
+        self._calls: dict[tuple[Any, ...], _Call] = {}
+        self._bodies: dict[str, str] = {}
+
+    @property
+    def supports_half(self) -> bool:
+        """Whether arrays can be stored as float16."""
+        return "shader-f16" in self.runtime.features
+
+    def replace_body(self, stem: str, body: str) -> None:
+        """Run `body` instead of wgsl/<stem>.wgsl on this device, to try a variant of a kernel."""
+        self._bodies[stem] = body
+        self._plans = {key: plan for key, plan in self._plans.items() if key[0] != stem}
+        self._calls.clear()
+
+    def synchronize(self) -> None:
+        """Submit what is recorded and wait for the device."""
+        self.runtime.synchronize()
+
+    def _upload(self, host: Array, dtype: str) -> DeviceArray:
+        if dtype == "f16" and not self.supports_half:
+            raise DeviceError(f"{self.description} cannot store float16 (no shader-f16); use f32")
+        return DeviceArray(self, host.shape, dtype, self.runtime.upload(host))
+
+    def _allocate(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+        nbytes = int(np.prod(shape, dtype=np.int64)) * DTYPES[dtype].itemsize
+        return DeviceArray(self, shape, dtype, self.runtime.pool.lease(nbytes))
+
+    def _download(self, array: DeviceArray) -> Array:
+        return self.runtime.read(array.storage, DTYPES[array.dtype], array.shape)
+
+    def _overwrite(self, array: DeviceArray, host: Array) -> None:
+        self.runtime.write(array.storage, host)
+
+    def run(self, stem: str, **arguments: Any) -> dict[str, DeviceArray]:
+        """As `KernelDevice.run`; the checks are remembered by shapes and types."""
+        parts: list[Any] = [stem, self.subgroups]
+        for name, value in arguments.items():
+            if isinstance(value, DeviceArray):
+                if value._device is not self:
+                    return super().run(stem, **arguments)
+                parts += (name, value.shape, value.dtype)
+            elif isinstance(value, (int, float)):
+                parts.append(name)
+            else:
+                return super().run(stem, **arguments)
+        kernel, varying = _kernel_and_varying(stem)
+        parts += [arguments[name] for name in varying if name in arguments]
+        key = tuple(parts)
+        call = self._calls.get(key)
+        if call is None:
+            if len(self._calls) >= _MAX_CALLS:
+                self._calls.clear()
+            arrays, _, dims = self._bind(kernel, dict(arguments))
+            pipeline, packer = self.plan(stem, tuple(arrays[b.name].dtype for b in kernel.bindings))
+            fresh = [(b.name, arrays[b.name].shape, str(b.dtype)) for b in kernel.outputs]
+            sizes = [dims[name] for name in kernel.dims]
+            call = self._calls[key] = _Call(kernel, pipeline, packer, dims, sizes, fresh)
+        outputs = {}
+        for name, shape, dtype in call.outputs:
+            outputs[name] = arguments.get(name) or self._allocate(shape, dtype)
+        self._check_rounds(kernel, call.dims, arguments)
+        self.runtime.dispatch(
+            call.pipeline,
+            [(outputs.get(b.name) or arguments[b.name]).storage for b in kernel.bindings],
+            call.packer.pack(*call.sizes, *[arguments[p.name] for p in kernel.params]),
+            kernel.workgroups(call.dims, arguments),
+        )
+        return outputs
+
+    def plan(self, stem: str, dtypes: tuple[str, ...]) -> tuple[Any, struct.Struct]:
+        """The compiled kernel for arrays stored as `dtypes`, and the packer of its parameter block.
+
+        For callers that know shapes and types to be right and record dispatches on `runtime`.
+        """
+        kernel = get_kernel(stem)
+        subgroup = kernel.subgroup and self.subgroups
+        key = (kernel.stem, dtypes, subgroup)
+        plan = self._plans.get(key)
+        if plan is None:
+            storage = {
+                b.name: kind
+                for b, kind in zip(kernel.bindings, dtypes, strict=True)
+                if kind != b.dtype
+            }
+            flags = frozenset({"SUBGROUP"} if subgroup else ())
+            code = assemble(kernel, storage, flags, self._bodies.get(kernel.stem))
+            packer = struct.Struct(
+                "<" + "I" * len(kernel.dims) + "".join(_PACK[p.dtype] for p in kernel.params)
+            )
+            pipeline = self.runtime.pipeline(
+                code,
+                [b.access != "in" for b in kernel.bindings],
+                4 * len(immediate_fields(kernel)),
+                kernel.stem,
+            )
+            plan = self._plans[key] = (pipeline, packer)
+        return plan
+
+    def _launcher(
+        self,
+        kernel: Kernel,
+        arrays: Mapping[str, DeviceArray],
+        params: Mapping[str, Scalar],
+        dims: Mapping[str, int],
+    ) -> Callable[[Mapping[str, Scalar]], None]:
+        self._check_rounds(kernel, dims, params)
+        dtypes = tuple(arrays[b.name].dtype for b in kernel.bindings)
+        pipeline, packer = self.plan(kernel.stem, dtypes)
+        sizes = [dims[name] for name in kernel.dims]
+        names = [p.name for p in kernel.params]
+        buffers = [arrays[b.name].storage for b in kernel.bindings]
+        groups = kernel.workgroups(dims, params)
+        dispatch = self.runtime.dispatch
+
+        def start(current: Mapping[str, Scalar]) -> None:
+            self._check_rounds(kernel, dims, current)
+            block = packer.pack(*sizes, *[current[name] for name in names])
+            dispatch(pipeline, buffers, block, groups)
+
+        return start
+
+    def _check_rounds(
+        self, kernel: Kernel, dims: Mapping[str, int], params: Mapping[str, Scalar]
+    ) -> None:
+        # Beyond the limit llvmpipe ends the loops early and returns wrong numbers without an error.
+        if not self._limits_rounds or kernel.rounds is None:
+            return
+        rounds = kernel.rounds(dims, params)
+        if rounds > LLVMPIPE_ROUNDS:
+            raise KernelError(
+                f"kernel {kernel.stem}: up to {rounds:,} loop rounds an invocation, but llvmpipe "
+                f"stops at {LLVMPIPE_ROUNDS:,}; use a hardware GPU, --device numba, or a smaller "
+                "problem"
+            )

@@ -1,0 +1,88 @@
+"""out[r] = x[r] - logsumexp x[r], over the last axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numba import njit
+
+from ebm_wgpu.kernels import _rounds
+from ebm_wgpu.kernels._cases import EPS32
+from ebm_wgpu.kernels._readout import row_max, share_sum
+from ebm_wgpu.kernels._rows import WG
+from ebm_wgpu.kernels.softmax import CASES, SMOOTH, row_inputs
+from ebm_wgpu.kernels.spec import (
+    Array,
+    Arrays,
+    Binding,
+    Case,
+    Dims,
+    Gradient,
+    Kernel,
+    Run,
+    Scalar,
+    Tolerance,
+    Work,
+)
+
+
+@njit(cache=True, error_model="numpy")
+def mirror(x: Array, out: Array) -> None:
+    """Numba mirror."""
+    for row in range(x.shape[0]):
+        peak = row_max(x[row])
+        log_total = np.log(share_sum(x[row], peak))
+        for k in range(x.shape[1]):
+            out[row, k] = (x[row, k] - peak) - log_total
+
+
+def exact_log_softmax(x: Array) -> Array:
+    """Float64 log-softmax of each row."""
+    shifted = x - x.max(1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result
+
+
+def reference(x: Array) -> Arrays:
+    """Float64 reference."""
+    return {"out": exact_log_softmax(x)}
+
+
+def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arrays) -> Arrays:
+    y = run("log_softmax", **inputs)["out"]
+    return {"x": run("log_softmax_backward", y=y, grad_out=cotangents["out"])["grad_x"]}
+
+
+def _case(name: str, dims: Dims, scale: float, masked: bool) -> Case:
+    tolerance = Tolerance(
+        EPS32 * (4 + 8 * scale),
+        4 * EPS32,
+        f"differences of float32 numbers up to {5 * scale:g}, and a sum of at most 601 shares",
+    )
+    return Case(name, dims, row_inputs(scale, masked), tolerance)
+
+
+KERNEL = Kernel(
+    stem="log_softmax",
+    bindings=(
+        Binding("x", "f32", ("R", "N"), half=True),
+        Binding("out", "f32", ("R", "N"), "out", half=True),
+    ),
+    constants={"WG": WG},
+    workgroups=lambda dims, params: dims["R"],
+    mirror=mirror,
+    reference=reference,
+    rounds=_rounds.row_passes("N", 2, 2, WG),
+    subgroup=True,
+    cases=tuple(_case(*case) for case in CASES),
+    gradient=Gradient(
+        wrt=("x",),
+        vjp=_vjp,
+        outputs=("out",),
+        tolerance=Tolerance(2e-5, 2e-5, "entries up to 150 leave shares exact to 2e-5"),
+        cases=SMOOTH,
+    ),
+    work=lambda dims: Work(25.0 * dims["R"] * dims["N"], 8.0 * dims["R"] * dims["N"]),
+    speed_case={"R": 16384, "N": 1024},
+)

@@ -1,0 +1,90 @@
+"""out = silu(gate) up = gate sigmoid(gate) up. Source: Shazeer 2020 (arXiv:2002.05202)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numba import njit
+
+from ebm_wgpu.kernels._cases import EPS32, normal
+from ebm_wgpu.kernels._math import F32, exp_accurate
+from ebm_wgpu.kernels._rows import WG, entries
+from ebm_wgpu.kernels.spec import (
+    Array,
+    Arrays,
+    Binding,
+    Case,
+    Dims,
+    Gradient,
+    Kernel,
+    Run,
+    Scalar,
+    Tolerance,
+    Work,
+)
+
+_ONE, _LIMIT = np.float32(1), np.float32(80)
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def silu_gate(z: F32) -> F32:
+    """sigmoid(z)."""
+    return _ONE / (_ONE + exp_accurate(min(max(-z, -_LIMIT), _LIMIT)))
+
+
+@njit(cache=True, error_model="numpy")
+def mirror(gate: Array, up: Array, out: Array) -> None:
+    """Numba mirror."""
+    for row in range(gate.shape[0]):
+        for k in range(gate.shape[1]):
+            z = gate[row, k]
+            out[row, k] = z * silu_gate(z) * up[row, k]
+
+
+def reference(gate: Array, up: Array) -> Arrays:
+    """Float64 reference."""
+    return {"out": gate / (1 + np.exp(-gate)) * up}
+
+
+def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arrays) -> Arrays:
+    gradients = run("swiglu_backward", **inputs, grad_out=cotangents["out"])
+    return {name: gradients[f"grad_{name}"] for name in ("gate", "up")}
+
+
+def swiglu_inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
+    """Gates of deviation 3, and the extremes 0, -60 and 60 among them."""
+    gate = normal(rng, dims["R"], dims["N"], scale=3.0)
+    gate.flat[: min(3, gate.size)] = np.array([0, -60, 60], np.float32)[: gate.size]
+    return {"gate": gate, "up": normal(rng, dims["R"], dims["N"])}
+
+
+CASE_DIMS: tuple[tuple[str, Dims], ...] = (
+    ("odd", {"R": 7, "N": 301}),
+    ("one entry", {"R": 1, "N": 1}),
+)
+TOLERANCE = Tolerance(
+    EPS32, 24 * EPS32, "the built-in exp errs by 3 + 2|z| units, |z| up to 12 where it shows"
+)
+
+KERNEL = Kernel(
+    stem="swiglu",
+    bindings=(
+        Binding("gate", "f32", ("R", "N"), half=True),
+        Binding("up", "f32", ("R", "N"), half=True),
+        Binding("out", "f32", ("R", "N"), "out", half=True),
+    ),
+    constants={"WG": WG},
+    workgroups=entries("R", "N"),
+    mirror=mirror,
+    reference=reference,
+    cases=tuple(Case(name, dims, swiglu_inputs, TOLERANCE) for name, dims in CASE_DIMS),
+    gradient=Gradient(
+        wrt=("gate", "up"),
+        vjp=_vjp,
+        outputs=("out",),
+        tolerance=Tolerance(2e-6, 1e-5, "a few float32 roundings"),
+    ),
+    work=lambda dims: Work(15.0 * dims["R"] * dims["N"], 12.0 * dims["R"] * dims["N"]),
+    speed_case={"R": 16384, "N": 1728},
+)
