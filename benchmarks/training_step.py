@@ -1,0 +1,220 @@
+"""Training steps on wgpu beside torch's own devices: tokens/s, memory, time outside kernels.
+
+A step is what `ebm train` does with random tokens: forward, backward, clipping, optimiser. Each
+preset takes its steps on each device in a process of its own: wgpu, the processor, and CUDA where
+torch has it and the family is made of torch operators alone. "outside kernels" is the share of the
+wall-clock time of a wgpu step in which the adapter ran nothing, by its own timestamps: what
+launching costs. Memory is the most that tensors took at once (wgpu, CUDA) or the most the whole
+process took (processor).
+
+On a software adapter the models are tiny, and the figures show only that the script runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from _common import Claim, median, parse_arguments, print_table, seconds, write_result
+
+from ebm_wgpu.config import Config, apply_overrides
+from ebm_wgpu.errors import DeviceError
+from ebm_wgpu.kernels import KernelDevice, open_device
+from ebm_wgpu.kernels.device import WgpuDevice
+from ebm_wgpu.models.registry import build_model
+from ebm_wgpu.presets import preset
+from ebm_wgpu.training.objectives import Objective
+from ebm_wgpu.training.optimizers import Optimizers
+from ebm_wgpu.training.placement import training_device
+
+WINDOWS = {
+    "transformer-small": 32,
+    "transformer-medium": 16,
+    "transformer-large": 8,
+    "nano": 32,
+    "small": 16,
+    "base": 4,
+}
+"""Windows of a step, by preset."""
+TINY = (
+    *("data.vocab_size=257", "data.block_size=32", "data.eval_context=32", "data.eval_stride=16"),
+    *("transformer.dim=32", "transformer.n_layers=2", "transformer.n_heads=2", "model.dim=16"),
+    *("model.n_splats=64", "model.expert_hidden=32", "energy.n_neighbours=32"),
+    *("sampler.list_size=32", "train.token_candidates=none"),
+)
+TINY_WINDOWS = 2
+OUTSIDE_TARGET = 0.15
+SHARE_TARGET = 0.5
+
+
+def configuration(name: str, tiny: bool) -> Config:
+    """A preset that starts from random splats, so that no corpus is read; small if asked for."""
+    known = apply_overrides(preset(name), ["model.splat_init=uniform", "train.precision=float32"])
+    if not tiny:
+        return known
+    return apply_overrides(known, [option for option in TINY if _fits(option, known)])
+
+
+def _fits(option: str, config: Config) -> bool:
+    section, _, rest = option.partition(".")
+    return hasattr(getattr(config, section), rest.partition("=")[0])
+
+
+def stepper(
+    config: Config, windows: int, device: KernelDevice, place: torch.device
+) -> tuple[Callable[[], None], int]:
+    """A function that takes one training step, and the number of parameters."""
+    vocabulary = config.data.vocab_size or 0
+    model = build_model(config, vocabulary, device)
+    optimizers = Optimizers(model, config.train, device)
+    model.to(place).train()
+    objective = Objective(config.train)
+    rng = np.random.default_rng(0)
+    shape = (windows, config.data.block_size + 1)
+
+    def step() -> None:
+        tokens = torch.from_numpy(rng.integers(0, vocabulary, shape)).long().to(place)
+        objective(model, tokens, 0)[0].backward()
+        optimizers.clip(config.train.grad_clip)
+        optimizers.step(1.0)
+        optimizers.zero_grad()
+
+    return step, model.n_parameters()
+
+
+def measure(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
+    """Cost of a training step of a preset on "wgpu", "cpu" or "cuda"."""
+    config = configuration(name, tiny)
+    windows = TINY_WINDOWS if tiny else WINDOWS[name]
+    device = training_device(open_device("wgpu" if where == "wgpu" else "numba"), config.train)
+    step, parameters = stepper(config, windows, device, torch.device(where))
+    synchronize: Callable[[], object] = lambda: None  # noqa: E731
+    if where == "cuda":
+        synchronize = torch.cuda.synchronize
+    elif isinstance(device, WgpuDevice):
+        synchronize = device.synchronize
+
+    def whole() -> None:
+        step()
+        synchronize()
+
+    whole()
+    whole()
+    if where == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif isinstance(device, WgpuDevice):
+        device.runtime.pool.reset_peak()
+    times = [seconds(whole) for _ in range(repeats)]
+    row: dict[str, Any] = {
+        "preset": name,
+        "device": where,
+        "million parameters": parameters / 1e6,
+        "tokens": windows * config.data.block_size,
+        "ms": 1e3 * median(times),
+        "tokens/s": windows * config.data.block_size / median(times),
+    }
+    if where == "cuda":
+        row["peak GB"] = torch.cuda.max_memory_allocated() / 2**30
+    elif isinstance(device, WgpuDevice):
+        row["peak GB"] = device.runtime.pool.peak_bytes / 2**30
+        before = device.runtime.dispatches
+        whole()
+        row["dispatches"] = device.runtime.dispatches - before
+        if device.runtime.has_clock:
+            row["outside kernels"] = outside(device, whole, repeats)
+    else:
+        row["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return row
+
+
+def outside(device: WgpuDevice, whole: Callable[[], None], repeats: int) -> float:
+    """Share of a step's wall-clock time in which the adapter ran nothing."""
+    shares = []
+    for _ in range(repeats):
+        spent: list[float] = []
+        busy = device.runtime.measure(lambda spent=spent: spent.append(seconds(whole)))
+        shares.append(max(0.0, 1 - busy / spent[0]))
+    return median(shares)
+
+
+def in_own_process(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
+    """`measure` in a fresh process; a row with the reason where it fails."""
+    command = [
+        *(sys.executable, __file__, "--only", f"{name} {where}"),
+        *("--tiny", str(int(tiny)), "--repeats", str(repeats)),
+    ]
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as the ebm command has it
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return row
+    reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    print(f"{name} on {where} failed: {reason}")
+    return {"preset": name, "device": where, "failed": reason}
+
+
+def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """What the rows prove on a hardware GPU."""
+    found = []
+    rates = {(row["preset"], row["device"]): row.get("tokens/s") for row in rows}
+    for (name, where), rate in rates.items():
+        own = rates.get((name, "wgpu"))
+        if where == "cuda" and rate and own:
+            found.append(Claim(f"{name}, tokens/s, of torch's on CUDA", own / rate, SHARE_TARGET))
+    for row in rows:
+        if row["preset"] in ("small", "transformer-small") and "outside kernels" in row:
+            what = f"{row['preset']}, share of a step outside kernels"
+            found.append(Claim(what, row["outside kernels"], OUTSIDE_TARGET, at_most=True))
+    return found
+
+
+def main() -> None:
+    arguments = parse_arguments(
+        "training_step", __doc__, presets=",".join(WINDOWS), repeats=5, only="", tiny=-1
+    )
+    if arguments.only:
+        name, where = arguments.only.split()
+        print(json.dumps(measure(name, where, arguments.tiny == 1, arguments.repeats)))
+        return
+    device = open_device("wgpu")
+    if not isinstance(device, WgpuDevice):
+        raise DeviceError("this benchmark needs an adapter of wgpu")
+    software = device.runtime.info.is_software
+    tiny = software if arguments.tiny < 0 else bool(arguments.tiny)
+    rows = []
+    for name in arguments.presets.split(","):
+        places = ["wgpu", "cpu"]
+        if torch.cuda.is_available() and preset(name).model.family != "splat":
+            places.append("cuda")
+        rows += [in_own_process(name, where, tiny, arguments.repeats) for where in places]
+    columns = ("preset", "device", "million parameters", "tokens", "ms", "tokens/s", "peak GB")
+    shown = (*columns, "dispatches", "outside kernels")
+    print_table(
+        f"one training step, {device.description}",
+        [{key: row.get(key, "") for key in shown} for row in rows],
+    )
+    payload = {
+        "tiny": tiny,
+        "statistic": "median over steps",
+        "repeats": arguments.repeats,
+        "torch_threads": torch.get_num_threads(),
+        "rows": rows,
+    }
+    write_result(
+        "training_step",
+        payload,
+        device,
+        claims=[] if software else claims(rows),
+        output=arguments.output,
+    )
+
+
+if __name__ == "__main__":
+    main()

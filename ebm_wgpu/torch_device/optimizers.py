@@ -1,0 +1,147 @@
+"""Adam and AdamW with `fused=True`: a few tensors a dispatch, and nothing read back.
+
+torch counts steps in tensors on the device, and the kernel takes the count as a number. So the
+count of a tensor that has been read once is followed on the host from then on; any other change of
+the tensor shows in its version, and it is read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ebm_wgpu.errors import DeviceError
+from ebm_wgpu.kernels.adamw import TENSORS, adamw_params
+from ebm_wgpu.kernels.spec import Scalar
+from ebm_wgpu.torch_device.registration import implements
+from ebm_wgpu.torch_device.tensors import empty, is_bindable, run_kernel
+
+
+def _remember(step: torch.Tensor, count: float, version: int) -> None:
+    step.untyped_storage().known_count = (count, version)  # type: ignore[attr-defined]
+
+
+def _count(step: torch.Tensor) -> float:
+    """The value of a tensor that counts steps; waits for the device where it is not known."""
+    count, version = getattr(step.untyped_storage(), "known_count", (0.0, -1))
+    if version != step._version:
+        count = step.item()
+        _remember(step, count, step._version)
+    return float(count)
+
+
+@implements("_foreach_add_.Scalar")
+def foreach_add_(self: Sequence[torch.Tensor], scalar: Any) -> None:
+    """Add a number to each tensor; counts of steps that are known stay so."""
+    for tensor in self:
+        count, version = getattr(tensor.untyped_storage(), "known_count", (0.0, -1))
+        known = version == tensor._version
+        tensor.add_(scalar)
+        if known:
+            _remember(tensor, count + scalar, tensor._version)
+
+
+def _as_parameters(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors flat and as the kernel takes them: themselves, or float32 copies."""
+    return [
+        (t if t.dtype == torch.float32 and is_bindable(t) else t.to(torch.float32).contiguous())
+        .detach()
+        .view(-1)
+        for t in tensors
+    ]
+
+
+def _update(
+    weights: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor],
+    means: Sequence[torch.Tensor],
+    squares: Sequence[torch.Tensor],
+    scale: torch.Tensor,
+    params: dict[str, Scalar],
+) -> None:
+    """One step of at most `TENSORS` tensors."""
+    originals = {"weight": weights, "grad": grads, "mean": means, "square": squares}
+    staged = {name: _as_parameters(tensors) for name, tensors in originals.items()}
+    arrays: dict[str, torch.Tensor] = {"scale": scale}
+    for name, tensors in staged.items():
+        for t in range(TENSORS):
+            # The kernel wants arrays for the tensors that there are not.
+            held = tensors[t] if t < len(tensors) else empty((1,), torch.float32)
+            arrays[f"{name}{t}"] = held
+    run_kernel("adamw_plain", **arrays, **params)
+    for name in ("weight", "mean", "square"):
+        for original, held in zip(originals[name], staged[name], strict=True):
+            if held.untyped_storage()._cdata != original.untyped_storage()._cdata:
+                original.copy_(held.view(original.shape))
+
+
+@implements("_fused_adamw_", "_fused_adamw_.tensor_lr")
+def fused_adamw_(
+    self: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor],
+    exp_avgs: Sequence[torch.Tensor],
+    exp_avg_sqs: Sequence[torch.Tensor],
+    max_exp_avg_sqs: Sequence[torch.Tensor],
+    state_steps: Sequence[torch.Tensor],
+    *,
+    lr: Any,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    eps: float,
+    amsgrad: bool,
+    maximize: bool,
+    grad_scale: torch.Tensor | None = None,
+    found_inf: torch.Tensor | None = None,
+) -> None:
+    """One step of AdamW on all tensors; see `kernels.adamw`.
+
+    Raises:
+        DeviceError: amsgrad, for which there is no kernel.
+    """
+    if amsgrad:
+        raise DeviceError('fused AdamW on torch.device("wgpu") has no amsgrad: use fused=False')
+    if found_inf is not None and found_inf.item():
+        return
+    sign = -1.0 if maximize else 1.0
+    if grad_scale is None:
+        scale = torch.full((1,), sign, device=self[0].device)
+    else:
+        scale = (sign / grad_scale).reshape(1)
+    groups: dict[float, list[int]] = {}
+    for index, step in enumerate(state_steps):
+        if self[index].numel():
+            groups.setdefault(_count(step), []).append(index)
+    for count, members in groups.items():
+        params = adamw_params(int(count), float(lr), (beta1, beta2), eps, weight_decay)
+        for start in range(0, len(members), TENSORS):
+            part = members[start : start + TENSORS]
+            weights, slopes, means, squares = (
+                [tensors[i] for i in part] for tensors in (self, grads, exp_avgs, exp_avg_sqs)
+            )
+            _update(weights, slopes, means, squares, scale, params)
+
+
+@implements("_fused_adam_", "_fused_adam_.tensor_lr")
+def fused_adam_(
+    self: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor],
+    *moments: Sequence[torch.Tensor],
+    weight_decay: float,
+    maximize: bool,
+    **options: Any,
+) -> None:
+    """One step of Adam on all tensors: the decay is part of the gradient.
+
+    Raises:
+        DeviceError: as `fused_adamw_`.
+    """
+    if weight_decay:
+        sign = -1.0 if maximize else 1.0
+        grads = [
+            grad.add(weight, alpha=sign * weight_decay)
+            for grad, weight in zip(grads, self, strict=True)
+        ]
+    fused_adamw_(self, grads, *moments, weight_decay=0.0, maximize=maximize, **options)

@@ -1,0 +1,61 @@
+"""Mixed precision: products in float16, the rest and all gradients of weights in float32."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import ebm_wgpu.torch_device as torch_device
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.LayerNorm(32), nn.Linear(32, 5))
+
+
+def test_products_are_half_and_losses_single() -> None:
+    host = _model()
+    there = copy.deepcopy(host).to("wgpu")
+    x = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
+    target = torch.arange(20) % 5
+    expected = F.cross_entropy(host(x), target)
+    expected.backward()
+    with torch.autocast("wgpu", dtype=torch.float16):
+        logits = there(x.to("wgpu"))
+        attended = F.scaled_dot_product_attention(*(logits.view(1, 1, 20, 5),) * 3)
+        loss = F.cross_entropy(logits, target.to("wgpu"))
+    assert logits.dtype == attended.dtype == torch.float16
+    assert there[2](torch.ones(1, 32, device="wgpu")).dtype == torch.float32
+    assert loss.dtype == torch.float32
+    loss.backward()
+    # Halves round to 5e-4 of a value; a few of them follow each other here.
+    torch.testing.assert_close(loss.cpu(), expected, rtol=2e-3, atol=0)
+    for actual, truth in zip(there.parameters(), host.parameters(), strict=True):
+        assert actual.grad is not None
+        assert truth.grad is not None
+        assert actual.grad.dtype == torch.float32
+        scale = float(truth.grad.abs().max())
+        torch.testing.assert_close(actual.grad.cpu(), truth.grad, rtol=0, atol=1e-2 * scale)
+    assert not torch_device.fallbacks()
+
+
+def test_nothing_changes_outside() -> None:
+    there = _model().to("wgpu")
+    x = torch.ones(1, 16, device="wgpu")
+    before = there(x)
+    with torch.autocast("wgpu", dtype=torch.float16):
+        there(x)
+    assert before.dtype == torch.float32
+    assert torch.equal(there(x).cpu(), before.cpu())
+
+
+def test_what_was_not_exact_in_half_is_summed_in_single() -> None:
+    with torch.autocast("wgpu", dtype=torch.float16):
+        ones = torch.ones(5000, 1, device="wgpu") @ torch.ones(1, 1, device="wgpu")
+        total = ones.sum()
+        assert ones.dtype == torch.float16
+    assert total.dtype == torch.float32
+    assert total.item() == 5000
