@@ -2,11 +2,14 @@
 
 All back ends return similarities in descending order, ties by the lower index. `BruteForceSearch`
 runs the `similarity_topk` kernel on a device; `FaissSearch` runs on the CPU, exactly ("flat") or
-approximately ("ivf", "hnsw"). `dropped_mass_bound` says what a truncation to K neighbours costs.
+approximately ("ivf", "hnsw"); `ebm_wgpu.splats.hrm2` holds a two-level index on a device ("hrm2"),
+`ebm_wgpu.splats.search_auto` the choice between that and brute force ("auto").
+`dropped_mass_bound` says what a truncation to K neighbours costs; `ebm_wgpu.splats.search_quality`
+measures what an approximate search loses.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -31,10 +34,12 @@ class SearchResult:
     """The K nearest splats of each query, nearest first.
 
     similarities: (B, K) float32 cosines. indices: (B, K) int64 positions in the order of adding.
+    products: mean number of directions and centres a query was compared with, where that is known.
     """
 
     similarities: Float32Array
     indices: NDArray[np.int64]
+    products: float | None = None
 
 
 class NeighbourSearch(Protocol):
@@ -67,9 +72,14 @@ class BruteForceSearch:
     def __len__(self) -> int:
         return len(self._mu)
 
+    @property
+    def mu(self) -> Float32Array:
+        """The directions held, (N, d), in the order of adding."""
+        return self._mu
+
     def add(self, mu: ArrayLike) -> None:
         """Append directions, (n, d) unit rows; the first call fixes d."""
-        rows = _rows("mu", mu, self._mu.shape[1])
+        rows = check_rows("mu", mu, self._mu.shape[1])
         self._mu = np.concatenate([self._mu, rows]) if len(self) else rows
         self._uploaded = self._device.array(self._mu)
 
@@ -80,15 +90,15 @@ class BruteForceSearch:
         """
         from ebm_wgpu.kernels.topk import similarity_topk
 
-        _check_k(k, len(self))
-        rows = _rows("queries", queries, self._mu.shape[1])
+        check_k(k, len(self))
+        rows = check_rows("queries", queries, self._mu.shape[1])
         if k > MAX_KERNEL_NEIGHBOURS:
             raise ConfigError(
                 f"k = {k} neighbours: the kernel keeps at most {MAX_KERNEL_NEIGHBOURS}, "
                 "use the flat search for more"
             )
         values, indices = similarity_topk(self._device, rows, self._uploaded, k)
-        return SearchResult(values.numpy(), indices.numpy().astype(np.int64))
+        return SearchResult(values.numpy(), indices.numpy().astype(np.int64), float(len(self)))
 
 
 class FaissSearch:
@@ -127,7 +137,7 @@ class FaissSearch:
 
     def add(self, mu: ArrayLike) -> None:
         """Append directions, (n, d) unit rows; the first call fixes d and trains inverted lists."""
-        rows = _rows("mu", mu, 0 if self._index is None else self._index.d)
+        rows = check_rows("mu", mu, 0 if self._index is None else self._index.d)
         if self._index is None:
             self._index = self._kind.create(rows, self._options)
         self._index.add(rows)
@@ -137,8 +147,8 @@ class FaissSearch:
 
         Raises `ConfigError` for a k below 1 or above the number of directions held.
         """
-        _check_k(k, len(self))
-        rows = _rows("queries", queries, self._index.d)
+        check_k(k, len(self))
+        rows = check_rows("queries", queries, self._index.d)
         similarities = np.empty((len(rows), k), np.float32)
         indices = np.empty((len(rows), k), np.int64)
         todo = np.arange(len(rows))
@@ -168,19 +178,24 @@ class FaissSearch:
 
 
 def make_search(
-    kind: str, device: "KernelDevice | None" = None, **options: int | None
+    kind: str, device: "KernelDevice | None" = None, **options: float | None
 ) -> NeighbourSearch:
-    """A search back end by name: "brute" (needs a device), "flat", "ivf" or "hnsw".
+    """A search back end by name: "auto", "brute", "hrm2", "flat", "ivf" or "hnsw".
 
-    options: those of `FaissSearch`. Raises `ConfigError` for an unknown name, for "brute" without
-    a device, and for options that the back end does not have.
+    The first three run on a device and need one. "auto" is brute force, and HRM2 from the size on
+    where it wins. options: those of `FaissSearch` or of `ebm_wgpu.splats.hrm2.Hrm2Search`. Raises
+    `ConfigError` for an unknown name, a device that is missing, and for options that the back end
+    does not have.
     """
     if kind not in _BACK_ENDS:
         raise ConfigError(f"unknown search {kind!r}: use one of {', '.join(_BACK_ENDS)}")
-    unknown = options.keys() - (_FaissOptions._fields if kind in _FAISS_KINDS else ())
+    back_end = _BACK_ENDS[kind]
+    unknown = options.keys() - set(back_end.options)
     if unknown:
         raise ConfigError(f"search {kind!r} has no option {min(unknown)!r}: leave it out")
-    return _BACK_ENDS[kind](device, options)
+    if back_end.on_device and device is None:
+        raise ConfigError(f"search {kind!r} runs on a device: pass one from kernels.open_device")
+    return back_end.make(device, options)
 
 
 def dropped_mass_bound(result: SearchResult, store: SplatStore) -> Float64Array:
@@ -268,24 +283,48 @@ _FAISS_KINDS = {
 }
 
 
-def _make_brute(device: "KernelDevice | None", options: dict[str, int | None]) -> NeighbourSearch:
-    if device is None:
-        raise ConfigError("search 'brute' runs on a device: pass one from kernels.open_device")
+def _make_brute(device: Any, options: Mapping[str, Any]) -> NeighbourSearch:
     return BruteForceSearch(device)
 
 
-def _make_faiss(kind: str) -> Callable[..., NeighbourSearch]:
+def _make_hrm2(device: Any, options: Mapping[str, Any]) -> NeighbourSearch:
+    from ebm_wgpu.splats.hrm2 import Hrm2Search
+
+    return Hrm2Search(device, **options)
+
+
+def _make_auto(device: Any, options: Mapping[str, Any]) -> NeighbourSearch:
+    from ebm_wgpu.splats.search_auto import AutoSearch
+
+    return AutoSearch(device)
+
+
+def _make_faiss(kind: str) -> Callable[[Any, Mapping[str, Any]], NeighbourSearch]:
     return lambda device, options: FaissSearch(kind, **options)
 
 
-_BACK_ENDS: dict[str, Callable[..., NeighbourSearch]] = {
-    "brute": _make_brute,
-    **{kind: _make_faiss(kind) for kind in _FAISS_KINDS},
+class _BackEnd(NamedTuple):
+    """How a search is made, whether on a device, and the options it takes."""
+
+    make: Callable[[Any, Mapping[str, Any]], NeighbourSearch]
+    on_device: bool
+    options: tuple[str, ...] = ()
+
+
+_HRM2_OPTIONS = ("n_cells", "n_probes", "recall", "recall_at", "half", "seed")
+_BACK_ENDS = {
+    "auto": _BackEnd(_make_auto, True),
+    "brute": _BackEnd(_make_brute, True),
+    "hrm2": _BackEnd(_make_hrm2, True, _HRM2_OPTIONS),
+    **{kind: _BackEnd(_make_faiss(kind), False, _FaissOptions._fields) for kind in _FAISS_KINDS},
 }
 
 
-def _rows(name: str, values: ArrayLike, dimension: int) -> Float32Array:
-    """The values as float32 rows of the given dimension (0: any), checked."""
+def check_rows(name: str, values: ArrayLike, dimension: int) -> Float32Array:
+    """The values as float32 rows of the given dimension (0: any).
+
+    Raises `ConfigError` for another shape, no rows, NaN or infinity.
+    """
     rows = np.ascontiguousarray(values, np.float32)
     if rows.ndim != 2 or (dimension and rows.shape[1] != dimension) or 0 in rows.shape:
         raise ConfigError(f"{name} of shape {rows.shape}: give (rows, {dimension or 'd'})")
@@ -294,6 +333,7 @@ def _rows(name: str, values: ArrayLike, dimension: int) -> Float32Array:
     return rows
 
 
-def _check_k(k: int, count: int) -> None:
+def check_k(k: int, count: int) -> None:
+    """Raise `ConfigError` unless 1 <= k <= count."""
     if not 1 <= k <= count:
         raise ConfigError(f"k = {k} neighbours of {count} splats: use 1 to {count}")

@@ -5,8 +5,11 @@ semantic id sid_k (a token id), a usage frequency and an age. In natural units i
 a_k = (d-1) kappa_k, and as a mixture component its weight is pi_k = alpha_k / sum(alpha).
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,22 @@ KAPPA_RANGE = (1.0, 50.0)
 UNIT_TOLERANCE = 1e-5
 """Largest accepted | |mu|^2 - 1 |; a float32 normalisation stays below 1e-6."""
 
+_LOG_Z0_ROWS = 1 << 16
+
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
+
+COLUMN_TYPES: Mapping[str, type] = MappingProxyType(
+    {
+        "alpha": np.float32,
+        "kappa": np.float32,
+        "sid": np.int64,
+        "frequency": np.float64,
+        "age": np.int64,
+    }
+)
+"""What every splat has besides its direction, and the type it is kept in."""
 
 
 @dataclass(eq=False)
@@ -51,8 +67,120 @@ class History:
         _check_rows("history tokens", self.tokens >= 0, self.tokens, "negative")
 
 
+class _MixtureWeights(ABC):
+    """What alpha, kappa and the dimension say of each splat as a component of the mixture."""
+
+    alpha: Float32Array
+    kappa: Float32Array
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """The dimension d of the space the unit vectors live in."""
+
+    @property
+    def concentration(self) -> Float64Array:
+        """a_k = (d-1) kappa_k, natural units, (N,) float64."""
+        return (self.dimension - 1) * self.kappa.astype(np.float64)
+
+    @property
+    def log_pi(self) -> Float64Array:
+        """log(alpha_k / sum(alpha)), nats, (N,) float64."""
+        alpha = self.alpha.astype(np.float64)
+        return np.asarray(np.log(alpha) - np.log(alpha.sum()))
+
+    @property
+    def log_weight(self) -> Float64Array:
+        """log w_k = log pi_k + a_k - log Z0(a_k), nats, (N,) float64.
+
+        With it E_splats(x) = -log sum_k w_k exp(a_k (mu_k.x - 1)) is the energy of a normalised
+        density relative to the uniform probability.
+        """
+        a, weight = self.concentration, self.log_pi
+        # log Z0 needs a score of temporary arrays: part by part they stay small.
+        for first in range(0, len(a), _LOG_Z0_ROWS):
+            part = slice(first, first + _LOG_Z0_ROWS)
+            weight[part] += a[part] - log_z0(a[part], self.dimension)
+        return weight
+
+    @property
+    def concentration_f32(self) -> Float32Array:
+        """`concentration` rounded to float32, as kernels take it."""
+        return self.concentration.astype(np.float32)
+
+    @property
+    def log_pi_f32(self) -> Float32Array:
+        """`log_pi`, computed in float64 and rounded to float32."""
+        return self.log_pi.astype(np.float32)
+
+    @property
+    def log_weight_f32(self) -> Float32Array:
+        """`log_weight`, computed in float64 and rounded to float32."""
+        return self.log_weight.astype(np.float32)
+
+
 @dataclass(eq=False)
-class SplatStore:
+class SplatColumns(_MixtureWeights):
+    """All that N splats have besides their directions: 36 bytes a splat, whatever the dimension.
+
+    The arrays are those of `SplatStore`. Stores too large for memory are handled as columns and a
+    stream of blocks of directions (`ebm_wgpu.splats.splat_file`).
+    """
+
+    alpha: Float32Array
+    kappa: Float32Array
+    sid: Int64Array
+    frequency: Float64Array
+    age: Int64Array
+    width: int
+    kappa_range: tuple[float, float] = KAPPA_RANGE
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    @property
+    def dimension(self) -> int:
+        """The dimension d of the directions."""
+        return self.width
+
+    def take(self, rows: NDArray[Any]) -> "SplatColumns":
+        """The columns of some splats, by index or mask, in that order."""
+        chosen = {name: getattr(self, name)[rows] for name in COLUMN_TYPES}
+        return SplatColumns(**chosen, width=self.width, kappa_range=self.kappa_range)
+
+    def validate(self, count: int | None = None) -> None:
+        """Raise `StoreError`, naming the array and the first bad row, unless all invariants hold.
+
+        Checked: all that `SplatStore.validate` checks of the columns, and that there are `count`
+        splats, as many as directions.
+        """
+        if self.width < MIN_DIMENSION:
+            raise StoreError(f"dimension {self.width} is below {MIN_DIMENSION}: use at least that")
+        if count is None:
+            count = len(self.alpha) if np.ndim(self.alpha) else 0
+        if count == 0:
+            raise StoreError("the store holds no splats: give at least one direction")
+        for name, dtype in COLUMN_TYPES.items():
+            _check_array(name, getattr(self, name), dtype, (count,))
+        _check_rows("alpha", np.isfinite(self.alpha), self.alpha, "not finite")
+        _check_rows("alpha", self.alpha > 0, self.alpha, "not positive")
+        low, high = self.kappa_range
+        if not 0 < low <= high < np.inf:
+            raise StoreError(f"kappa range ({low}, {high}) is not an interval of positive numbers")
+        inside = (self.kappa >= np.float32(low)) & (self.kappa <= np.float32(high))
+        _check_rows("kappa", inside, self.kappa, f"outside its range [{low:g}, {high:g}]")
+        _check_rows("sid", self.sid >= 0, self.sid, "negative")
+        _check_rows(
+            "frequency",
+            np.isfinite(self.frequency) & (self.frequency >= 0),
+            self.frequency,
+            "negative or not finite",
+        )
+        _check_rows("age", self.age >= 0, self.age, "negative")
+
+
+@dataclass(eq=False)
+class SplatStore(_MixtureWeights):
     """N splats on S^{d-1}. Build one with `from_directions`, or from a file with `load`.
 
     mu: (N, d) float32, unit rows, C-contiguous. alpha: (N,) float32 > 0. kappa: (N,) float32 in
@@ -121,40 +249,10 @@ class SplatStore:
         return int(self.mu.shape[1])
 
     @property
-    def concentration(self) -> Float64Array:
-        """a_k = (d-1) kappa_k, natural units, (N,) float64."""
-        return (self.dimension - 1) * self.kappa.astype(np.float64)
-
-    @property
-    def log_pi(self) -> Float64Array:
-        """log(alpha_k / sum(alpha)), nats, (N,) float64."""
-        alpha = self.alpha.astype(np.float64)
-        return np.asarray(np.log(alpha) - np.log(alpha.sum()))
-
-    @property
-    def log_weight(self) -> Float64Array:
-        """log w_k = log pi_k + a_k - log Z0(a_k), nats, (N,) float64.
-
-        With it E_splats(x) = -log sum_k w_k exp(a_k (mu_k.x - 1)) is the energy of a normalised
-        density relative to the uniform probability.
-        """
-        a = self.concentration
-        return np.asarray(self.log_pi + (a - log_z0(a, self.dimension)))
-
-    @property
-    def concentration_f32(self) -> Float32Array:
-        """`concentration` rounded to float32, as kernels take it."""
-        return self.concentration.astype(np.float32)
-
-    @property
-    def log_pi_f32(self) -> Float32Array:
-        """`log_pi`, computed in float64 and rounded to float32."""
-        return self.log_pi.astype(np.float32)
-
-    @property
-    def log_weight_f32(self) -> Float32Array:
-        """`log_weight`, computed in float64 and rounded to float32."""
-        return self.log_weight.astype(np.float32)
+    def columns(self) -> SplatColumns:
+        """All but the directions, in the same memory."""
+        shared = {name: getattr(self, name) for name in COLUMN_TYPES}
+        return SplatColumns(**shared, width=self.dimension, kappa_range=self.kappa_range)
 
     def validate(self) -> None:
         """Raise `StoreError`, naming the array and the first bad row, unless all invariants hold.
@@ -164,36 +262,10 @@ class SplatStore:
         """
         if np.ndim(self.mu) != 2:
             raise StoreError(f"mu has shape {np.shape(self.mu)}: give one direction a row, (N, d)")
-        count, dimension = self.mu.shape
-        if dimension < MIN_DIMENSION:
-            raise StoreError(f"dimension {dimension} is below {MIN_DIMENSION}: use at least that")
-        if count == 0:
-            raise StoreError("the store holds no splats: give at least one direction")
-        _check_array("mu", self.mu, np.float32, (count, dimension))
-        for name, dtype in (
-            ("alpha", np.float32),
-            ("kappa", np.float32),
-            ("sid", np.int64),
-            ("frequency", np.float64),
-            ("age", np.int64),
-        ):
-            _check_array(name, getattr(self, name), dtype, (count,))
-        _check_unit("mu", self.mu)
-        _check_rows("alpha", np.isfinite(self.alpha), self.alpha, "not finite")
-        _check_rows("alpha", self.alpha > 0, self.alpha, "not positive")
-        low, high = self.kappa_range
-        if not 0 < low <= high < np.inf:
-            raise StoreError(f"kappa range ({low}, {high}) is not an interval of positive numbers")
-        inside = (self.kappa >= np.float32(low)) & (self.kappa <= np.float32(high))
-        _check_rows("kappa", inside, self.kappa, f"outside its range [{low:g}, {high:g}]")
-        _check_rows("sid", self.sid >= 0, self.sid, "negative")
-        _check_rows(
-            "frequency",
-            np.isfinite(self.frequency) & (self.frequency >= 0),
-            self.frequency,
-            "negative or not finite",
-        )
-        _check_rows("age", self.age >= 0, self.age, "negative")
+        dimension = self.mu.shape[1]
+        self.columns.validate(len(self.mu))
+        _check_array("mu", self.mu, np.float32, self.mu.shape)
+        check_directions(self.mu)
         if self.history is not None:
             self.history.validate(dimension)
 
@@ -235,12 +307,21 @@ def _check_rows(name: str, good: NDArray[np.bool_], values: NDArray[Any], what: 
         raise StoreError(f"{name} of row {row} is {values[row]!s}: {what}")
 
 
-def _check_unit(name: str, rows: Float32Array) -> None:
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise StoreError(f"{name} of row {int(np.argmin(finite))} holds NaN or infinity")
+def check_directions(rows: Float32Array, first: int = 0) -> None:
+    """Raise `StoreError`, naming the first bad row, unless all rows of mu are finite unit vectors.
+
+    rows: (n, d) of a matrix of directions, from row `first` of it on.
+    """
+    _check_unit("mu", rows, first)
+
+
+def _check_unit(name: str, rows: Float32Array, first: int = 0) -> None:
+    # One pass over the rows: a NaN or an infinity does not sum up to 1 either.
     squared = np.einsum("nd,nd->n", rows, rows)
     unit = np.abs(squared - 1) <= UNIT_TOLERANCE
     if not unit.all():
-        row = int(np.argmin(unit))
-        raise StoreError(f"{name} of row {row} has length {np.sqrt(squared[row]):.6g}: expected 1")
+        bad = int(np.argmin(unit))
+        row = first + bad
+        if not np.isfinite(rows[bad]).all():
+            raise StoreError(f"{name} of row {row} holds NaN or infinity")
+        raise StoreError(f"{name} of row {row} has length {np.sqrt(squared[bad]):.6g}: expected 1")

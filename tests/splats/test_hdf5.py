@@ -290,7 +290,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rest(saved, monkeypatch
     def interrupted(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(splats_hdf5, "_digest", interrupted)
+    monkeypatch.setattr(splats_hdf5, "content_digest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_store(seed=1).save(path)
     monkeypatch.undo()

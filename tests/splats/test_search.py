@@ -21,12 +21,15 @@ from ebm_wgpu.vmf import log_z0, sample_vmf
 COSINE_ROUNDING = 1e-6
 
 
-@pytest.fixture(params=["brute-numba", "brute-wgpu", "flat", "ivf", "hnsw"])
+@pytest.fixture(
+    params=["brute-numba", "brute-wgpu", "hrm2-numba", "hrm2-wgpu", "flat", "ivf", "hnsw"]
+)
 def search(request):
     """Each back end, the approximate ones set to look everywhere."""
     kind, _, device = request.param.partition("-")
-    if kind == "brute":
-        return BruteForceSearch(request.getfixturevalue(f"{device}_device"))
+    if device:
+        options = {"n_cells": 20, "n_probes": 1000} if kind == "hrm2" else {}
+        return make_search(kind, request.getfixturevalue(f"{device}_device"), **options)
     options = {"ivf": {"n_lists": 4, "n_probes": 4}, "hnsw": {"effort": 2000}}.get(kind, {})
     return FaissSearch(kind, **options)
 
@@ -158,8 +161,12 @@ def test_rows_that_do_not_fit_are_refused(search):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make_search("annoy"), "unknown search 'annoy': use one of brute, flat, ivf, hnsw"),
+        (
+            lambda: make_search("annoy"),
+            "unknown search 'annoy': use one of auto, brute, hrm2, flat",
+        ),
         (lambda: make_search("brute"), "'brute' runs on a device"),
+        (lambda: make_search("auto"), "'auto' runs on a device"),
         (lambda: make_search("ivf", n_list=3), "search 'ivf' has no option 'n_list'"),
         (lambda: make_search("brute", n_lists=3), "search 'brute' has no option 'n_lists'"),
         (lambda: make_search("ivf", n_lists=0), "n_lists = 0"),

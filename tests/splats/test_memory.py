@@ -1,0 +1,75 @@
+"""Online memory: what a position sees, whatever the parts in which the text arrives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.splats.memory import OnlineMemory
+
+D = 8
+
+
+def unit_rows(count: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, D)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def seen(memory: OnlineMemory, parts: list[int], total: int) -> list[dict[int, tuple[int, float]]]:
+    """For each position, the token and cosine of what it sees, by age."""
+    queries, mu = unit_rows(total, 1), unit_rows(total, 2)
+    sids = np.arange(100, 100 + total)
+    found, start = [], 0
+    for size in parts:
+        rows = slice(start, start + size)
+        part = memory.recall(queries[rows], mu[rows], sids[rows])
+        for cosine, log_age in zip(part.cosines, part.log_age, strict=True):
+            there = np.isfinite(log_age)
+            ages = np.round(np.exp(log_age[there])).astype(int).tolist()
+            ids = part.sids[there].tolist()
+            found.append(
+                dict(zip(ages, zip(ids, cosine[there].tolist(), strict=True), strict=True))
+            )
+        start += size
+    return found
+
+
+@given(
+    capacity=st.integers(1, 12),
+    parts=st.lists(st.integers(1, 7), min_size=1, max_size=6),
+)
+@settings(max_examples=40, deadline=None)
+def test_each_position_sees_the_last_states_before_it(capacity: int, parts: list[int]) -> None:
+    total = sum(parts)
+    memory = OnlineMemory(D, capacity)
+    found = seen(memory, parts, total)
+    queries, mu = unit_rows(total, 1), unit_rows(total, 2)
+    for t, what in enumerate(found):
+        assert sorted(what) == list(range(1, min(t, capacity) + 1))
+        for age, (sid, cosine) in what.items():
+            assert sid == 100 + t - age
+            assert cosine == pytest.approx(float(queries[t] @ mu[t - age]), abs=1e-6)
+    assert len(memory) == min(total, capacity)
+
+
+def test_store_holds_the_newest_with_their_ages() -> None:
+    memory = OnlineMemory(D, 3)
+    mu = unit_rows(5)
+    memory.recall(mu, mu, [9, 8, 7, 6, 5])
+    store = memory.to_store(kappa=4.0)
+    np.testing.assert_array_equal(store.sid, [7, 6, 5])
+    np.testing.assert_array_equal(store.age, [3, 2, 1])
+    np.testing.assert_allclose(store.mu, mu[2:], atol=1e-6)
+
+
+def test_errors_name_value_and_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"capacity = 0 .* use at least 1"):
+        OnlineMemory(D, 0)
+    memory = OnlineMemory(D, 2)
+    with pytest.raises(ConfigError, match="3 queries, 3 states and 2 tokens"):
+        memory.recall(unit_rows(3), unit_rows(3), [1, 2])
+    with pytest.raises(ConfigError, match="NaN or infinity"):
+        memory.recall(np.full((1, D), np.nan), unit_rows(1), [1])
