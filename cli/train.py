@@ -41,18 +41,19 @@ def command(
 
     Anything can be set: `ebm train --config nano train.max_minutes=3 model.n_splats=8192`. Ctrl-C
     finishes the step, writes a checkpoint and exits with status 130; --resume goes on from there.
+    train.report=tensorboard or wandb shows the metrics there as well.
     """
     from datetime import datetime
 
-    from rich.console import Console
-
-    from ebm_wgpu.config import apply_overrides, load_config
+    from ebm_wgpu.config import apply_overrides
     from ebm_wgpu.errors import ConfigError
     from ebm_wgpu.kernels import open_device
+    from ebm_wgpu.presets import load_config
+    from ebm_wgpu.training.reports import open_reports
     from ebm_wgpu.training.run_folder import RunFolder
     from ebm_wgpu.training.trainer import Trainer
 
-    from ._progress import TrainingDisplay
+    from ._progress import TrainingConsole, TrainingDisplay
     from ._runs import RUNS, newest_run
 
     changes = [*_as_overrides(dataset=dataset, model=model, device=device), *overrides]
@@ -68,12 +69,12 @@ def command(
         config = load_config(name, changes)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         run_folder = run_folder or RUNS / f"{Path(name).stem}-{stamp}"
-    console = Console()
+    console = TrainingConsole()
     console.print(f"run folder {run_folder}", highlight=False, soft_wrap=True)
-    with TrainingDisplay(console) as display:
-        trainer = Trainer(
-            config, run_folder, open_device(config.train.device), [display], resume=resume
-        )
+    reports = open_reports(config.train.report, run_folder)
+    kernels = open_device(config.train.device)
+    with TrainingDisplay(console, str(run_folder)) as display:
+        trainer = Trainer(config, run_folder, kernels, [display, *reports], resume=resume)
         result = trainer.train()
     if result.reason == "interrupted":
         console.print(f"go on with: ebm train --resume --run {run_folder}", soft_wrap=True)

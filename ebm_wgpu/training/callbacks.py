@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ebm_wgpu.evaluation import PerplexityReport
+from ebm_wgpu.training.alerts import Alert
 
-StopReason = Literal["finished", "time limit", "interrupted"]
+StopReason = Literal["finished", "time limit", "early stop", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class StartEvent:
         parameters: number of trainable numbers.
         train_tokens, valid_tokens: tokens of the two texts.
         device: one line about where kernels run.
+        changes: which options have another value than at the checkpoint the run goes on from.
     """
 
     step: int
@@ -34,6 +36,7 @@ class StartEvent:
     train_tokens: int
     valid_tokens: int
     device: str
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class StepEvent:
         lr: learning rate of encoder and decoder.
         tokens_per_second: of this step.
         record: the line written to metrics.jsonl, or none if this step is not logged.
+        active: alerts that hold now.
     """
 
     step: int
@@ -57,6 +61,7 @@ class StepEvent:
     lr: float
     tokens_per_second: float
     record: Mapping[str, Any] | None
+    active: tuple[Alert, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,9 @@ class TrainerCallback:
     def on_checkpoint(self, step: int, path: Path, best: bool) -> None:
         """A checkpoint was written; `best` says whether it is the best so far."""
 
+    def on_alert(self, alert: Alert) -> None:
+        """Something is wrong; what is wrong now is in `StepEvent.active` of later steps."""
+
     def on_end(self, result: TrainResult) -> None:
         """Training ended, without an error."""
 
@@ -125,6 +133,11 @@ class CallbackList(TrainerCallback):
         """Tell all."""
         for callback in self._callbacks:
             callback.on_checkpoint(step, path, best)
+
+    def on_alert(self, alert: Alert) -> None:
+        """Tell all."""
+        for callback in self._callbacks:
+            callback.on_alert(alert)
 
     def on_end(self, result: TrainResult) -> None:
         """Tell all."""

@@ -2,7 +2,9 @@
 
     splats.h5              the splats (`ebm_wgpu.splats.hdf5`), of models that are made of them
     weights.safetensors    every tensor of the model that splats.h5 does not hold exactly
-    trainer.pt             optimiser, schedule, random states, data position, best values
+    trainer.pt             optimiser, progress, random states, data position, configuration, where
+                           metrics.jsonl stood, and the weights that go on learning where those in
+                           use are their average
     manifest.json          format, version, step, versions of libraries, and of each file size and
                            SHA-256; and a SHA-256 of all that
 
@@ -11,24 +13,30 @@ Nothing in a checkpoint is looked at before all of it has been verified.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 import ebm_wgpu
 from ebm_wgpu.errors import CheckpointError, StoreError
 from ebm_wgpu.files import (
     TEMPORARY_PREFIX,
+    check_written,
     file_digest,
     json_digest,
+    parse_json,
     remove_folder,
-    sync_file,
     sync_folder,
     write_atomically,
 )
@@ -40,8 +48,6 @@ SPLATS_FILE = "splats.h5"
 WEIGHTS_FILE = "weights.safetensors"
 TRAINER_FILE = "trainer.pt"
 MANIFEST_FILE = "manifest.json"
-_ALWAYS = (WEIGHTS_FILE, TRAINER_FILE)
-_FILES = (SPLATS_FILE, *_ALWAYS)
 _REMEDY = "delete this checkpoint and use another, or restore it from a copy"
 
 
@@ -92,7 +98,8 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint to `folder`/<step>, replacing one of the same step; returns its path.
 
-    It is written under a temporary name, synced and renamed, so that <step> is whole or absent.
+    It is written under a temporary name, synced, read back and renamed, so that <step> is whole or
+    absent.
     Without a `store` it has no splats.h5, and its manifest says so.
 
     Raises:
@@ -105,26 +112,80 @@ def write_checkpoint(
         if temporary.exists():
             remove_folder(temporary)
         temporary.mkdir(parents=True)
-        files = _ALWAYS if store is None else _FILES
+        digests = {}
         if store is not None:
-            store.save(temporary / SPLATS_FILE)
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in weights.items()},
-            temporary / WEIGHTS_FILE,
-        )
-        torch.save(dict(trainer_state), temporary / TRAINER_FILE)
-        for name in files:
-            sync_file(temporary / name)
-        _write_manifest(temporary, step, files)
+            digests[SPLATS_FILE] = _write_splats(temporary / SPLATS_FILE, store)
+        with _hashed(temporary / WEIGHTS_FILE) as file:
+            file.write(save({name: t.detach().contiguous() for name, t in weights.items()}))
+        digests[WEIGHTS_FILE] = file.sha256
+        with _hashed(temporary / TRAINER_FILE) as file:
+            torch.save(dict(trainer_state), cast("IO[bytes]", file))
+        digests[TRAINER_FILE] = file.sha256
+        _write_manifest(temporary, step, digests)
         if path.exists():
             remove_folder(path)
         temporary.replace(path)
         sync_folder(folder)
     except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"{path} cannot be written ({_line(error)}): make room or choose another run folder"
         ) from error
     return path
+
+
+class _HashedFile:
+    """A file being written, the SHA-256 of what it was told, and what the system refused."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+        self.refusal: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _hashed(path: Path) -> Iterator[_HashedFile]:
+    """A new file at `path`, which is synced and read back when the block ends."""
+    with path.open("xb") as raw:
+        file = _HashedFile(raw)
+        try:
+            yield file
+        except RuntimeError as error:
+            # torch.save closes its archive whatever happened, and fails at that instead.
+            raise file.refusal or error from error
+        raw.flush()
+        os.fsync(raw.fileno())
+    check_written(path, file.sha256)
+
+
+def _write_splats(path: Path, store: SplatStore) -> str:
+    """Write the splats and read them back: their file holds digests of what was in memory."""
+    try:
+        store.save(path)
+    except StoreError as error:
+        if error.__cause__ is None:
+            raise
+        # Only a file that cannot be written has another cause than the splats.
+        raise OSError(errno.EIO, str(error)) from error
+    try:
+        SplatStore.load(path)
+    except StoreError as error:
+        raise OSError(errno.EIO, f"what was written does not read back: {error}") from error
+    return file_digest(path)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -203,7 +264,7 @@ def _shape(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _write_manifest(folder: Path, step: int, files: Iterable[str]) -> None:
+def _write_manifest(folder: Path, step: int, digests: Mapping[str, str]) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -214,11 +275,8 @@ def _write_manifest(folder: Path, step: int, files: Iterable[str]) -> None:
             "numpy": np.__version__,
         },
         "files": {
-            name: {
-                "bytes": (folder / name).stat().st_size,
-                "sha256": file_digest(folder / name),
-            }
-            for name in files
+            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256}
+            for name, sha256 in digests.items()
         },
     }
     document = {**content, "sha256": json_digest(content)}
@@ -230,7 +288,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint: check the path, or train a model first")
     try:
-        document = json.loads(file.read_bytes())
+        document = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read ({_line(error)}): {_REMEDY}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -243,7 +301,21 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     digest = document.pop("sha256", None)
     if digest != json_digest(document):
         raise CheckpointError(f"{file} differs from its SHA-256: it was altered; {_REMEDY}")
+    if not _well_formed(document):
+        raise CheckpointError(f"{file} does not say what a manifest must: {_REMEDY}")
     return document
+
+
+def _well_formed(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest names a step, and size and SHA-256 of the files of a checkpoint."""
+    step, files = manifest.get("step"), manifest.get("files")
+    if type(step) is not int or step < 0 or not isinstance(files, dict):
+        return False
+    if files.keys() - {SPLATS_FILE} != {WEIGHTS_FILE, TRAINER_FILE}:
+        return False
+    return all(
+        isinstance(file, dict) and {"bytes", "sha256"} <= file.keys() for file in files.values()
+    )
 
 
 def _line(error: Exception) -> str:

@@ -13,10 +13,12 @@ import numba
 import torch
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HANGUP = getattr(signal, "SIGHUP", None)
+"""A terminal or connection that closes, on POSIX; whoever started with nohup ignores it."""
 
 
 class Interrupts:
-    """Turns the first SIGINT or SIGTERM inside its `with` block into a request to stop.
+    """Turns the first SIGINT, SIGTERM or SIGHUP inside its `with` block into a request to stop.
 
     A second one acts as if there were no such block, so that a run that hangs can be ended. Outside
     the main thread, where Python allows no handlers, it watches nothing.
@@ -33,6 +35,8 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._request)
+            if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+                self._previous[_HANGUP] = signal.signal(_HANGUP, self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:

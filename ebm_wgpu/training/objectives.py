@@ -12,6 +12,7 @@ from torch import Tensor
 from ebm_wgpu.config import Config, TrainConfig
 from ebm_wgpu.models.base import LanguageModel, SplatModel
 from ebm_wgpu.text.datasets import TokenStream
+from ebm_wgpu.training.placement import place_of
 from ebm_wgpu.training.score_matching import (
     Mixture,
     NoiseLevel,
@@ -85,7 +86,8 @@ def score_matching_loss(
     mixture, x = _rows(model, tokens, TRAIN_ROWS, rng)
     d = x.shape[1]
     levels = (d - 1) * np.asarray(kappas, np.float32)[rng.integers(len(kappas), size=(len(x), 1))]
-    return denoising_loss(x, torch.from_numpy(levels), mixture.score, rng).mean()
+    noise = torch.from_numpy(levels).to(x.device)
+    return denoising_loss(x, noise, mixture.score, rng).mean()
 
 
 @torch.no_grad()
@@ -105,7 +107,7 @@ def evaluate_score_matching(
     if windows < 1:
         return ()
     starts = np.arange(windows, dtype=np.int64) * block
-    tokens = torch.from_numpy(stream.windows(starts, block + 1)).long()
+    tokens = torch.from_numpy(stream.windows(starts, block + 1)).long().to(place_of(model))
     rng = np.random.default_rng([_STREAM, seed])
     mixture, x = _rows(splats, tokens, REPORT_ROWS, rng)
     return noise_levels(mixture, x, config.train.dsm_levels, rng)
@@ -120,6 +122,7 @@ def _rows(
     targets = tokens[:, 1:].reshape(-1)
     if len(h) > limit:
         chosen = torch.from_numpy(np.sort(rng.choice(len(h), limit, replace=False)))
+        chosen = chosen.to(h.device)
         h, targets = h[chosen], targets[chosen]
     mixture = TiltedMixture(Mixture(*model.splats(), h), model.product)
     return mixture, model.token_latents(targets).detach()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ebm_wgpu.config import TrainConfig
 from ebm_wgpu.kernels import KernelDevice
+from ebm_wgpu.models.kernel_tensors import Kernels
 
 ADAM_EPS = 1e-8
 _BASE_RATE = "base_lr"
@@ -38,7 +39,7 @@ class RiemannianAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = ADAM_EPS,
     ) -> None:
-        """Take parameters of shape (N, d), float32 in main memory, with unit rows.
+        """Take parameters of shape (N, d), float32, with unit rows.
 
         Args:
             params: what to move.
@@ -71,21 +72,20 @@ class RiemannianAdam(torch.optim.Optimizer):
             state["square"] = parameter.new_zeros(len(parameter))
         state["step"] += 1
         first, second = group["betas"]
-        device, point = self._device, parameter.detach().numpy()
+        kernels, point = Kernels(self._device, parameter), parameter.detach()
         momentum, square = state["momentum"], state["square"]
-        tangent = device.run("sphere_project", x=point, g=grad.numpy())["out"]
-        gradient = torch.from_numpy(tangent.numpy())
+        (gradient,) = kernels.outputs("sphere_project", "out", x=point, g=grad)
         momentum.lerp_(gradient, 1 - first)
         square.lerp_(gradient.square().sum(-1), 1 - second)
         length = square.div(1 - second ** state["step"]).sqrt_().add_(group["eps"])
         rate = -group["lr"] / (1 - first ** state["step"])
         velocity = momentum * (rate / length)[:, None]
-        arrived = device.run("sphere_exp", x=point, v=velocity.numpy())["out"]
+        arrived = kernels.run("sphere_exp", x=point, v=velocity)["out"]
         # Rounding would let the rows drift off the sphere over thousands of steps.
-        moved = device.run("sphere_normalize", x=arrived)["out"]
-        carried = device.run("sphere_transport", x=point, y=moved, v=momentum.numpy())["out"]
-        momentum.copy_(torch.from_numpy(carried.numpy()))
-        parameter.copy_(torch.from_numpy(moved.numpy()))
+        moved = kernels.run("sphere_normalize", x=arrived)["out"]
+        (carried,) = kernels.outputs("sphere_transport", "out", x=point, y=moved, v=momentum)
+        momentum.copy_(carried)
+        parameter.copy_(kernels.tensor(moved))
 
 
 class Optimizers:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from ebm_wgpu.config import Config, DataConfig
-from ebm_wgpu.text.corpora import load_corpus, word_count
+from ebm_wgpu.errors import DataError
+from ebm_wgpu.text.corpora import load_corpus
 from ebm_wgpu.text.datasets import BlockDataset, TokenStream
 from ebm_wgpu.text.tokenizers import END_OF_TEXT, TextTokenizer, load_tokenizer, make_tokenizer
 
@@ -21,6 +22,7 @@ class RunData:
     Attributes:
         tokenizer: of both texts.
         train, valid: the texts.
+        heldout: the end of the training text, kept from training; empty unless asked for.
         valid_bytes: bytes of UTF-8 of the validation text.
     """
 
@@ -28,6 +30,7 @@ class RunData:
     train: TokenStream
     valid: TokenStream
     valid_bytes: int
+    heldout: TokenStream
 
     @classmethod
     def load(cls, config: Config, tokenizer: TextTokenizer | None = None) -> RunData:
@@ -43,11 +46,17 @@ class RunData:
         if tokenizer is None:
             tokenizer = _tokenizer(config.data, train)
         name = config.data.dataset
+        learned, heldout = _split(
+            TokenStream.from_text(train, tokenizer, f"training text of {name}"),
+            config.data.heldout_tokens,
+            tokenizer,
+        )
         return cls(
             tokenizer,
-            TokenStream.from_text(train, tokenizer, f"training text of {name}"),
+            learned,
             TokenStream.from_text(valid, tokenizer, f"validation text of {name}"),
             len(valid.encode()),
+            heldout,
         )
 
     @cached_property
@@ -86,10 +95,28 @@ class RunData:
         """The first `n_tokens` tokens of the validation text (None: all), and their bytes."""
         if n_tokens is None or n_tokens >= len(self.valid):
             return self.valid, self.valid_bytes
-        tokens = self.valid.tokens[:n_tokens]
-        text = self.tokenizer.decode(tokens)
-        stream = TokenStream(tokens, self.valid.vocab_size, word_count(text), self.valid.name)
-        return stream, len(text.encode())
+        return self.valid.prefix(n_tokens, self.tokenizer)
+
+
+def _split(
+    text: TokenStream, heldout: int, tokenizer: TextTokenizer
+) -> tuple[TokenStream, TokenStream]:
+    """`text` without its last `heldout` tokens, and these.
+
+    Raises:
+        DataError: nothing would be left to learn from.
+    """
+    if heldout >= len(text):
+        raise DataError(
+            f"data.heldout_tokens={heldout} leaves nothing of the {len(text)} tokens of "
+            f"{text.name} to learn from: hold out fewer"
+        )
+    first = len(text) - heldout
+    rest = TokenStream(text.tokens[first:], text.vocab_size, 0, f"held-out {text.name}")
+    if heldout == 0:
+        return text, rest
+    learned, _ = text.prefix(first, tokenizer)
+    return learned, replace(rest, n_words=text.n_words - learned.n_words)
 
 
 def _tokenizer(data: DataConfig, text: str) -> TextTokenizer:

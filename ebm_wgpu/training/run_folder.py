@@ -1,16 +1,18 @@
 """A run on disk: configuration, tokenizer, metrics, log, and its checkpoints with two pointers.
 
-    config.json  tokenizer.json  metrics.jsonl  train.log  run.lock
+    config.json  tokenizer.json  metrics.jsonl  history.json  train.log  run.lock
     checkpoints/<step>/  checkpoints/last.json  checkpoints/best.json
 
-A pointer is a JSON file that names a checkpoint: {"step": 500}. A checkpoint counts from the moment
-`last` points to it; what a killed run wrote beyond that is removed when the run is resumed.
+A pointer is a JSON file that names a checkpoint, {"step": 500}, and holds a SHA-256 of that. A
+checkpoint counts from the moment `last` points to it; what a killed run wrote beyond that is
+removed when the run is resumed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,11 +22,14 @@ from typing import Any
 from ebm_wgpu.config import Config
 from ebm_wgpu.errors import CheckpointError, ConfigError
 from ebm_wgpu.files import (
+    json_digest,
     locked,
+    parse_json,
     remove_folder,
     remove_leftovers,
     sync_file,
     write_atomically,
+    writing,
 )
 from ebm_wgpu.text.tokenizers import TextTokenizer, load_tokenizer
 from ebm_wgpu.training.checkpoints import checkpoint_name
@@ -32,10 +37,26 @@ from ebm_wgpu.training.checkpoints import checkpoint_name
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 METRICS_FILE = "metrics.jsonl"
+HISTORY_FILE = "history.json"
 LOG_FILE = "train.log"
 LOCK_FILE = "run.lock"
 CHECKPOINTS_FOLDER = "checkpoints"
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_FOLDER = "wandb"
 POINTERS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class MetricsMark:
+    """A place in metrics.jsonl.
+
+    Attributes:
+        size: bytes before it.
+        sha256: of those bytes, in hexadecimal.
+    """
+
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,11 @@ class RunFolder:
         """The file of JSON lines, one object for each step that was logged or evaluated."""
         return self.path / METRICS_FILE
 
+    @property
+    def history_path(self) -> Path:
+        """The file of evaluations (`ebm_wgpu.training.history`)."""
+        return self.path / HISTORY_FILE
+
     def exists(self) -> bool:
         """Whether a run has been started here."""
         return (self.path / CONFIG_FILE).exists()
@@ -91,7 +117,10 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path} holds a run already: go on with --resume, or choose another folder"
             )
-        own = {TOKENIZER_FILE, METRICS_FILE, LOG_FILE, LOCK_FILE, CHECKPOINTS_FOLDER}
+        own = {
+            TOKENIZER_FILE, METRICS_FILE, HISTORY_FILE, LOG_FILE, LOCK_FILE, CHECKPOINTS_FOLDER,
+            TENSORBOARD_FOLDER, WANDB_FOLDER,
+        }  # fmt: skip
         for path in sorted(self.path.iterdir()) if self.path.is_dir() else ():
             if path.name not in own and not path.name.startswith("."):
                 raise CheckpointError(
@@ -99,8 +128,8 @@ class RunFolder:
                 )
         if steps := self.steps():
             raise CheckpointError(
-                f"{self.checkpoints} holds checkpoint {steps[-1]} of a run without {CONFIG_FILE}: "
-                "restore that file, or choose another folder"
+                f"{self.path / CONFIG_FILE} is missing and checkpoint {steps[-1]} of its run is "
+                "there: restore that file, or choose another folder"
             )
 
     def create(self) -> None:
@@ -122,7 +151,9 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Make `config` the run's configuration."""
-        write_atomically(self.path / CONFIG_FILE, config.to_json().encode())
+        path = self.path / CONFIG_FILE
+        with writing(path):
+            write_atomically(path, config.to_json().encode())
 
     def read_config(self) -> Config:
         """The run's configuration.
@@ -140,9 +171,9 @@ class RunFolder:
 
     def write_tokenizer(self, tokenizer: TextTokenizer) -> None:
         """Make `tokenizer` the run's tokenizer."""
-        for leftover in self.path.glob(f".{TOKENIZER_FILE}.*.tmp"):
-            leftover.unlink()
-        tokenizer.save(self.path / TOKENIZER_FILE)
+        path = self.path / TOKENIZER_FILE
+        with writing(path):
+            tokenizer.save(path)
 
     def read_tokenizer(self) -> TextTokenizer:
         """The run's tokenizer.
@@ -155,31 +186,77 @@ class RunFolder:
     def log(self, message: str) -> None:
         """Append a line with date and time to train.log."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
+        path = self.path / LOG_FILE
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(f"{now} {message}\n")
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one JSON line to metrics.jsonl; `record` has a "step"."""
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl in order; a line cut short by a crash ends them."""
+        """The lines of metrics.jsonl in order; a line cut short by a crash ends them.
+
+        Raises:
+            CheckpointError: the file cannot be read, or a line before its last is damaged.
+        """
         records: list[dict[str, Any]] = []
         if not self.metrics_path.exists():
             return records
-        for line in self.metrics_path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            lines = self.metrics_path.read_text("utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.metrics_path} cannot be read ({error.strerror}): restore it or delete it"
+            ) from error
+        for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
-            except ValueError:
+                record = parse_json(line)
+                if type(record["step"]) is not int:
+                    raise TypeError("a step is a whole number")
+            except (ValueError, TypeError, KeyError) as error:
+                if number < len(lines):
+                    raise CheckpointError(
+                        f"line {number} of {self.metrics_path} is damaged: restore the file, or "
+                        "delete it to go on without it"
+                    ) from error
                 break
+            records.append(record)
         return records
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop the lines of steps beyond `step`, so that resuming there repeats none."""
-        kept = [record for record in self.read_metrics() if record["step"] <= step]
-        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
-        write_atomically(self.metrics_path, text.encode())
+    def sync_metrics(self) -> MetricsMark:
+        """Make the lines written so far survive a power cut, and mark their end."""
+        with writing(self.metrics_path):
+            if not self.metrics_path.exists():
+                return MetricsMark(0, hashlib.sha256().hexdigest())
+            sync_file(self.metrics_path)
+            content = self.metrics_path.read_bytes()
+        return MetricsMark(len(content), hashlib.sha256(content).hexdigest())
+
+    def truncate_metrics(self, mark: MetricsMark | None) -> None:
+        """Drop the lines after `mark` (None: all), so that resuming there repeats none.
+
+        Where there is no file, it was deleted, and the run goes on without what was in it.
+
+        Raises:
+            CheckpointError: the lines before it are not those that were marked.
+        """
+        path = self.metrics_path
+        with writing(path):
+            if mark is None:
+                write_atomically(path, b"")
+            elif path.exists():
+                kept = path.read_bytes()[: mark.size]
+                if hashlib.sha256(kept).hexdigest() != mark.sha256:
+                    raise CheckpointError(
+                        f"{path} was altered or cut short since it was written: restore it, or "
+                        "delete it to go on without it"
+                    )
+                write_atomically(path, kept)
+            elif mark.size:
+                self.log(f"{path.name} is missing; what was in it is lost")
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint folder, ascending."""
@@ -217,10 +294,13 @@ class RunFolder:
             )
         path = self._pointer_path(name)
         try:
-            step = json.loads(path.read_bytes())["step"]
+            content = parse_json(path.read_bytes())
+            step, digest = content.pop("step"), content.pop("sha256", None)
+            if content or digest not in (None, json_digest({"step": step})):
+                raise ValueError("its SHA-256 is another")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f'{path} is damaged: write {{"step": STEP}} into it, STEP one of '
                 f"{', '.join(str(step) for step in self.steps())}"
@@ -229,44 +309,63 @@ class RunFolder:
             raise CheckpointError(f"{path} names step {step!r}: a step is a whole number")
         return step
 
-    def commit(self, step: int, best_step: int | None, keep_last: int) -> None:
-        """Point `last` to `step` and `best` to `best_step`, then delete old checkpoints.
+    def newest(self) -> int | None:
+        """The checkpoint to go on from, or None if there is none.
 
-        The newest `keep_last` stay, and the best. Metrics are synced first, so that they reach at
-        least as far as the checkpoint.
+        It is the one `last` points to. Where that folder or the pointer itself is missing, it was
+        deleted, and the newest there is takes its place: every checkpoint is whole.
+
+        Raises:
+            CheckpointError: the pointer is damaged.
         """
-        if self.metrics_path.exists():
-            sync_file(self.metrics_path)
+        last, steps = self.pointer("last"), self.steps()
+        return last if last in steps else max(steps, default=None)
+
+    def commit(self, step: int, best_step: int | None) -> None:
+        """Point `last` to `step` and `best` to `best_step`."""
         self._point("last", step)
         if best_step is not None:
             self._point("best", best_step)
+
+    def prune(self, keep_last: int, keep: Iterable[int]) -> None:
+        """Delete all checkpoints but the newest `keep_last`, those of `keep`, and `last`'s."""
         steps = self.steps()
-        kept = {*steps[-keep_last:], step, best_step}
+        kept = {*steps[-keep_last:], *keep, self.pointer("last")}
         self._remove(old for old in steps if old not in kept)
 
-    def rewind(self, step: int | None, best_step: int | None) -> None:
+    def rewind(self, step: int | None, best_step: int | None, mark: MetricsMark | None) -> None:
         """Make the run what it was when the checkpoint of `step` was committed (None: before all).
 
-        Removes unfinished folders, checkpoints and metrics beyond `step`, and pointers to them.
+        Removes unfinished folders, checkpoints beyond `step`, metrics beyond `mark`, and pointers
+        to checkpoints that are not there.
+
+        Raises:
+            CheckpointError: metrics were altered, or the folder cannot be written.
         """
-        step = -1 if step is None else step
-        for folder in (self.path, self.checkpoints):
-            for leftover in remove_leftovers(folder):
-                self.log(f"removed {leftover.name}, which an interrupted run had left")
-        self._remove(later for later in self.steps() if later > step)
-        if best_step is None:
-            self._pointer_path("best").unlink(missing_ok=True)
-        else:
-            self._point("best", best_step)
-        self.truncate_metrics(step)
+        self.truncate_metrics(mark)
+        with writing(self.path):
+            for folder in (self.path, self.checkpoints):
+                for leftover in remove_leftovers(folder):
+                    self.log(f"removed {leftover.name}, which an interrupted run had left")
+        self._remove(later for later in self.steps() if step is None or later > step)
+        for name, target in (("last", step), ("best", best_step)):
+            if target is not None and target in self.steps():
+                self._point(name, target)
+                continue
+            with writing(self._pointer_path(name)):
+                self._pointer_path(name).unlink(missing_ok=True)
 
     def _remove(self, steps: Iterable[int]) -> None:
         for step in list(steps):
-            remove_folder(self.checkpoints / checkpoint_name(step))
+            folder = self.checkpoints / checkpoint_name(step)
+            with writing(folder):
+                remove_folder(folder)
 
     def _point(self, name: str, step: int) -> None:
-        content = json.dumps({"step": step}) + "\n"
-        write_atomically(self._pointer_path(name), content.encode())
+        content = {"step": step}
+        line = json.dumps({**content, "sha256": json_digest(content)}) + "\n"
+        with writing(self._pointer_path(name)):
+            write_atomically(self._pointer_path(name), line.encode())
 
     def _pointer_path(self, name: str) -> Path:
         return self.checkpoints / f"{name}.json"

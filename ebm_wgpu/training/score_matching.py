@@ -83,14 +83,14 @@ def corrupt(x: Tensor, noise: Tensor, rng: np.random.Generator) -> Tensor:
     x: (B, d) unit; noise: (B, 1) k_n > 0, natural units. Returns (B, d) unit, of the type of x.
     """
     rows, d = x.shape
-    cosine = torch.from_numpy(sample_vmf_cosine(noise.double().numpy().reshape(-1), d, rng))[
-        :, None
-    ]
-    clean = x.detach().double()
+    exact = noise.cpu().double().numpy().reshape(-1)
+    cosine = torch.from_numpy(sample_vmf_cosine(exact, d, rng))[:, None]
+    clean = x.detach().cpu().double()
     across = torch.nn.functional.normalize(
         tangent(clean, torch.from_numpy(rng.standard_normal((rows, d)))), dim=-1
     )
-    return (cosine * clean + ((1 - cosine) * (1 + cosine)).sqrt() * across).to(x.dtype)
+    noisy = cosine * clean + ((1 - cosine) * (1 + cosine)).sqrt() * across
+    return noisy.to(x.dtype).to(x.device)
 
 
 def denoising_target(x: Tensor, noisy: Tensor, noise: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def noise_levels(
     levels = []
     for kappa in kappas:
         noise = kappa * (d - 1)
-        rows = torch.full((len(x), 1), noise, dtype=x.dtype)
+        rows = x.new_full((len(x), 1), noise)
         loss = float(denoising_loss(x, rows, mixture.score, rng).mean())
         floor = denoising_floor(cosine, noise, d)
         levels.append(NoiseLevel(kappa, loss, floor, explained_share(loss, floor)))
@@ -232,8 +232,8 @@ def published_corruption(
 
 def _target_square(noise: Tensor, d: int) -> Tensor:
     """E|k_n P_x~ x|^2 = k_n (d-1) A(k_n)."""
-    level = torch.from_numpy(np.asarray(mean_cosine(noise.double().numpy(), d))).to(noise.dtype)
-    return noise * (d - 1) * level
+    level = torch.from_numpy(np.asarray(mean_cosine(noise.cpu().double().numpy(), d)))
+    return noise * (d - 1) * level.to(noise.dtype).to(noise.device)
 
 
 def _mean_cosine(k: Tensor, d: int) -> Tensor:

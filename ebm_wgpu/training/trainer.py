@@ -1,22 +1,19 @@
-"""The trainer: steps, evaluations, checkpoints, interruption, and exact resumption."""
+"""The trainer: steps, evaluations, checkpoints, interruption, rollback, and exact resumption."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-import torch
-
-from ebm_wgpu.config import OPTIONS, Config
+from ebm_wgpu.config import Config
 from ebm_wgpu.errors import CheckpointError, ConfigError, EbmError
 from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice
-from ebm_wgpu.models.registry import build_model
+from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.training.callbacks import (
     CallbackList,
     StartEvent,
@@ -27,67 +24,23 @@ from ebm_wgpu.training.callbacks import (
 )
 from ebm_wgpu.training.checkpoints import read_checkpoint, write_checkpoint
 from ebm_wgpu.training.interrupts import Interrupts, deterministic_torch
-from ebm_wgpu.training.model_state import model_weights, restore_model, splat_statistics
-from ebm_wgpu.training.objectives import Objective, evaluate_score_matching
-from ebm_wgpu.training.optimizers import Optimizers
-from ebm_wgpu.training.run_data import RunData
-from ebm_wgpu.training.run_folder import RunFolder
-from ebm_wgpu.training.schedule import Schedule
-
-CHANGEABLE = frozenset(
-    f"train.{name}"
-    for name in (
-        "steps",
-        "max_minutes",
-        "eval_every",
-        "eval_tokens",
-        "checkpoint_every",
-        "keep_last",
-        "log_every",
-        "device",
-    )
+from ebm_wgpu.training.monitor import Monitor, unigram_nll
+from ebm_wgpu.training.objectives import evaluate_score_matching
+from ebm_wgpu.training.placement import HostScorer, training_device
+from ebm_wgpu.training.recovery import (
+    ROLLBACK_RATE,
+    DivergedError,
+    device_lost,
+    gave_up,
+    has_finite_parameters,
+    is_device_loss,
 )
-"""What may differ when a run is resumed: its length, its reports, and the device it computes on."""
-
-
-USAGE_EVERY = 10
-"""Steps from one measurement of how much each splat is used to the next."""
-
-
-@dataclass
-class Progress:
-    """Where a run is, besides model, optimisers and data.
-
-    Attributes:
-        step: optimiser steps taken.
-        elapsed: seconds of training: initialisation, steps, evaluations and checkpoints.
-        best_nll: lowest validation loss, nats per token, at `best_step`.
-        best_step: none before the first evaluation of a trained model.
-        logged: sums of what was measured since the last line of metrics, over `logged_steps` steps.
-    """
-
-    step: int = 0
-    elapsed: float = 0.0
-    best_nll: float = math.inf
-    best_step: int | None = None
-    logged: dict[str, float] = field(default_factory=dict)
-    logged_steps: int = 0
-
-
-def check_resumable(before: Config, now: Config) -> None:
-    """Compare the configuration a run was started with and the one it is to go on with.
-
-    Raises:
-        ConfigError: a key outside `CHANGEABLE` differs.
-    """
-    old, new = asdict(before), asdict(now)
-    for option in OPTIONS.values():
-        was, is_now = old[option.section][option.name], new[option.section][option.name]
-        if was != is_now and option.key not in CHANGEABLE:
-            raise ConfigError(
-                f"{option.key} was {was} and is now {is_now}: resume with the old value, or start "
-                f"a new run; only {', '.join(sorted(CHANGEABLE))} may change"
-            )
+from ebm_wgpu.training.resuming import check_resumable, differences
+from ebm_wgpu.training.run_data import RunData
+from ebm_wgpu.training.run_folder import CONFIG_FILE, MetricsMark, RunFolder
+from ebm_wgpu.training.schedule import Schedule
+from ebm_wgpu.training.state import TrainingState
+from ebm_wgpu.training.stepping import StepOutcome, Stepper
 
 
 class Trainer:
@@ -117,35 +70,51 @@ class Trainer:
         """
         self.config = config.validate()
         self.run = RunFolder(Path(run_folder).expanduser())
-        self.device = device
+        self.device = training_device(device, config.train)
         self._callbacks = CallbackList(callbacks)
         self._resume = resume
         self._schedule = Schedule.from_config(config.train)
-        self._objective = Objective(config.train)
+        self._stepper = Stepper(config.train)
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model being trained; another object after a rollback."""
+        return self._state.model
 
     def train(self) -> TrainResult:
-        """Train until the steps or the minutes are over, or SIGINT or SIGTERM comes.
+        """Train until steps, minutes or patience are over, or SIGINT, SIGTERM or SIGHUP comes.
 
         Evaluates and writes a checkpoint at the end in either case; after a signal it finishes the
-        step and writes the checkpoint only.
+        step and writes the checkpoint only. Where loss or gradient is not finite, the run goes back
+        to its last checkpoint and on at `ROLLBACK_RATE` times its rates, once.
 
         Raises:
             CheckpointError: the folder holds a run and `resume` is off, or none and it is on; the
-                checkpoint is damaged or of another shape.
+                checkpoint is damaged or of another shape; the disk is full or not writable. What
+                was committed before stays whole.
             ConfigError: the run was started with another configuration.
             DataError: the corpus is missing, damaged, or too short.
-            EbmError: the loss is not finite; the checkpoints stay as they are.
+            DeviceError: the GPU was lost; the checkpoints stay as they are.
+            EbmError: the loss is not finite, again; the checkpoints stay as they are.
         """
         self._check_folder()
         tokenizer = self.run.read_tokenizer() if self._resume else None
         self._data = RunData.load(self.config, tokenizer)
-        self._batches = self._data.batches(self.config)
         self._valid, self._valid_bytes = self._data.valid_prefix(self.config.train.eval_tokens)
+        # Windows are cut once before anything is written: a text that is too short leaves nothing.
+        self._data.batches(self.config)
         self.run.create()
         with self.run.lock(), Interrupts() as interrupts, deterministic_torch():
-            self._start()
-            self._callbacks.on_start(self._start_event())
-            reason = self._loop(interrupts)
+            try:
+                self._start()
+                self._callbacks.on_start(self._start_event())
+                reason = self._loop(interrupts)
+            except Exception as error:
+                if not is_device_loss(error):
+                    raise
+                lost = device_lost(error, self.run.newest())
+                self.run.log(str(lost))
+                raise lost from error
             result = self._result(reason)
         self.run.log(f"{reason} at step {result.step} after {result.elapsed:.1f} s")
         self._callbacks.on_end(result)
@@ -157,224 +126,209 @@ class Trainer:
             raise CheckpointError(
                 f"{self.run.path} holds no run to resume: check the path, or train without --resume"
             )
-        if self._resume:
-            check_resumable(self.run.read_config(), self.config)
-        else:
+        self._changes: tuple[str, ...] = ()
+        if not self._resume:
             self.run.check_unused()
+            return
+        before = self.run.read_config()
+        check_resumable(before, self.config)
 
     def _start(self) -> None:
-        begin = time.perf_counter()
-        torch.manual_seed(self.config.train.seed)
-        self.model = build_model(self.config, self._data.tokenizer.vocab_size, self.device)
-        self._optimizers = Optimizers(self.model, self.config.train, self.device)
-        self._progress = Progress()
+        self._origin = time.perf_counter()
         if not self._resume:
             self.run.write_tokenizer(self._data.tokenizer)
-        last = self.run.pointer("last") if self._resume else None
-        if last is None:
-            self.model.initialize(
-                self._data.train.tokens,
-                self._data.token_counts,
-                self.config.train.seed,
-                self._data.vocabulary if self.config.model.splat_init == "embedding" else None,
-            )
-            self._progress.elapsed = time.perf_counter() - begin
-        else:
-            self._restore(last)
-        self.run.rewind(last, self._progress.best_step)
+        self._monitor = Monitor(self.config, self.run, self._data, self.device, self._callbacks)
+        last = self.run.newest() if self._resume else None
+        self._go_to(last)
+        self._origin -= self._state.progress.elapsed
         self.run.write_config(self.config)
-        self.run.log(f"starts at step {self._progress.step} on {self.model.device_description}")
-        self._origin = time.perf_counter() - self._progress.elapsed
+        self.run.log(f"starts at step {self._state.progress.step} on {self._device_line}")
+
+    def _go_to(self, step: int | None) -> None:
+        """Make everything what it was at the checkpoint of `step`, or at first."""
+        state, mark = TrainingState(self.config, self._data, self.device), None
+        if step is None:
+            state.initialize()
+        else:
+            path = self.run.checkpoint_path(step)
+            found = state.restore(read_checkpoint(path))
+            self._changes = self._compare(path, found)
+            mark = MetricsMark(**found["metrics"])
+            self._monitor.on_checkpoint(path)
+        self.run.rewind(step, state.progress.best_step, mark)
+        self._prune(state)
+        self._monitor.rewind()
+        self._state = state
+
+    def _compare(self, checkpoint: Path, found: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the configuration says otherwise than when `checkpoint` was written."""
+        try:
+            return differences(Config.from_json(found["config"]), self.config)
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{self.run.path / CONFIG_FILE} is not what {checkpoint} was trained with: {error}"
+            ) from error
 
     def _loop(self, interrupts: Interrupts) -> StopReason:
-        progress, train = self._progress, self.config.train
-        if self.run.pointer("last") is None:
-            self.run.append_metrics({"step": 0, "valid": self._evaluate().summary()})
-        while not self._schedule.finished(progress.step, self._tick()):
-            event = self._step()
-            ends = self._schedule.finished(progress.step, self._tick())
-            stopping = interrupts.requested and not ends
-            record: dict[str, Any] = {}
-            best = False
-            if ends or (progress.step % train.eval_every == 0 and not stopping):
-                report = self._evaluate()
-                record["valid"] = report.summary()
-                best = self._improves(report)
-            if ends or record or progress.step % train.log_every == 0:
-                record = {"step": progress.step, **self._flush_log(event), **record}
-                self.run.append_metrics(record)
-            self._callbacks.on_step(replace(event, record=record or None))
-            stopping = interrupts.requested and not ends
-            if ends or best or stopping or progress.step % train.checkpoint_every == 0:
-                self._checkpoint(best)
-            if stopping:
-                return "interrupted"
-        if self.run.pointer("last") is None:
-            self._checkpoint(best=False)
-        return "time limit" if progress.step < train.steps else "finished"
-
-    def _step(self) -> StepEvent:
-        """One optimiser step over `train.accumulation` batches."""
-        begin = time.perf_counter()
-        progress, train = self._progress, self.config.train
-        parts: dict[str, float] = {}
-        for micro in range(train.accumulation):
-            tokens = torch.from_numpy(self._batches.next_batch()).long()
-            seed = _seed(train.seed, progress.step, micro)
+        while True:
             try:
-                total, measured = self._objective(self.model, tokens, seed)
-            except EbmError:
+                return self._steps(interrupts)
+            except DivergedError as error:
+                self._roll_back(error)
+            except EbmError as error:
                 # Parameters that overflowed are found by whoever reads them first.
-                if all(bool(p.isfinite().all()) for p in self.model.parameters()):
+                if has_finite_parameters(self.model):
                     raise
-                self._diverged("loss", math.nan)
-            (total / train.accumulation).backward()
-            for name, value in measured.items():
-                parts[name] = parts.get(name, 0.0) + value / train.accumulation
-        parts["grad_norm"] = self._optimizers.clip(train.grad_clip)
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(parts[name]):
-                self._diverged(name, parts[name])
-        factor = self._schedule.factor(progress.step, self._tick())
-        self._optimizers.step(factor)
-        self._optimizers.zero_grad()
-        progress.step += 1
-        progress.logged_steps += 1
-        splats = self.model.splat_model
-        if splats is not None and progress.step % USAGE_EVERY == 0:
-            splats.record_usage(tokens[:1, :-1], USAGE_EVERY)
-        seconds = time.perf_counter() - begin
-        for name, value in {**parts, "seconds": seconds}.items():
-            progress.logged[name] = progress.logged.get(name, 0.0) + value
-        return StepEvent(
-            step=progress.step,
-            elapsed=self._tick(),
-            loss=parts["loss"],
-            parts=parts,
-            lr=train.lr * factor,
-            tokens_per_second=self._tokens_a_step / seconds,
-            record=None,
-        )
+                step = self._state.progress.step + 1
+                self._roll_back(DivergedError("a parameter", math.nan, step), error)
 
-    def _diverged(self, name: str, value: float) -> NoReturn:
-        last = self.run.pointer("last")
-        origin = "no checkpoint was written yet" if last is None else f"checkpoint {last} is kept"
-        message = (
-            f"{name} is {value} at step {self._progress.step + 1}; {origin}: start a new run with "
-            "lower train.lr and train.lr_splats or a lower train.grad_clip"
-        )
-        self.run.log(message)
-        raise EbmError(message)
+    def _steps(self, interrupts: Interrupts) -> StopReason:
+        """Step until there is a reason to stop, evaluating and saving on the way."""
+        state, train = self._state, self.config.train
+        progress = state.progress
+        if self.run.pointer("last") is None:
+            reference = {"unigram_nll": unigram_nll(self._data, self._valid.tokens)}
+            self._monitor.write({"step": 0, **reference, "valid": self._evaluate().summary()})
+        reason = self._reason_to_end()
+        while reason is None:
+            factor = self._schedule.factor(progress.step, self._tick())
+            outcome = self._stepper.step(state, factor)
+            self._monitor.add(progress, outcome)
+            reason = self._reason_to_end()
+            valid: dict[str, Any] = {}
+            kept = False
+            if reason or (progress.step % train.eval_every == 0 and not interrupts.requested):
+                report = self._evaluate()
+                valid = {"valid": report.summary()}
+                kept = progress.score(report.nll_per_token, train.keep_best)
+                reason = reason or self._reason_to_end()
+            record = None
+            if valid or progress.step % train.log_every == 0:
+                line = self._monitor.line(state, outcome.lr)
+                record = self._monitor.write({"step": progress.step, **line, **valid})
+            self._callbacks.on_step(self._step_event(outcome, record))
+            if reason is None and interrupts.requested:
+                reason = "interrupted"
+            if reason or kept or progress.step % train.checkpoint_every == 0:
+                self._checkpoint()
+        if self.run.pointer("last") is None:
+            self._checkpoint()
+        return reason
 
-    def _flush_log(self, event: StepEvent) -> dict[str, Any]:
-        """The line of metrics: means since the last one, and the state of any splats now."""
-        progress, splats = self._progress, self.model.splat_model
-        means = {name: value / progress.logged_steps for name, value in progress.logged.items()}
-        speed = self._tokens_a_step / means.pop("seconds")
-        progress.logged, progress.logged_steps = {}, 0
-        return {
-            **means,
-            "lr": event.lr,
-            **({} if splats is None else {"splats": splat_statistics(splats)}),
-            "tokens_per_second": speed,
-            "elapsed": progress.elapsed,
+    def _reason_to_end(self) -> StopReason | None:
+        progress, train = self._state.progress, self.config.train
+        if progress.step >= train.steps:
+            return "finished"
+        if self._schedule.out_of_time(self._tick()):
+            return "time limit"
+        if train.patience is not None and progress.stale >= train.patience:
+            return "early stop"
+        return None
+
+    def _roll_back(self, error: DivergedError, cause: Exception | None = None) -> None:
+        """Go back to the last checkpoint, with lower rates; give up if that was done before.
+
+        Raises:
+            EbmError: the run gives up.
+        """
+        last, scale = self.run.newest(), self._state.progress.rate_scale
+        if scale < 1:
+            failure = gave_up(error, last)
+            self._monitor.write({"step": error.step, "failed": f"{error}"})
+            self.run.log(str(failure))
+            raise failure from cause or error
+        self._go_to(last)
+        progress = self._state.progress
+        progress.rate_scale = ROLLBACK_RATE
+        progress.rollback = {
+            "figure": error.figure,
+            "at": error.step,
+            "to": progress.step,
+            "rate_scale": ROLLBACK_RATE,
         }
-
-    @property
-    def _tokens_a_step(self) -> int:
-        train = self.config.train
-        return train.accumulation * train.batch_size * self.config.data.block_size
+        self.run.log(
+            f"{error}: back to step {progress.step} at {ROLLBACK_RATE:g} times the learning rates"
+        )
 
     def _evaluate(self) -> PerplexityReport:
-        report = evaluate_perplexity(
-            self.model,
-            self._valid,
-            self.config,
-            start_id=self._data.tokenizer.start_id,
-            n_bytes=self._valid_bytes,
-        )
-        matching = evaluate_score_matching(self.model, self._valid, self.config)
+        state = self._state
+        with state.scored_model() as model:
+            report = evaluate_perplexity(
+                HostScorer(model),
+                self._valid,
+                self.config,
+                start_id=self._data.tokenizer.start_id,
+                n_bytes=self._valid_bytes,
+            )
+            matching = evaluate_score_matching(model, self._valid, self.config)
         report = replace(report, score_matching=matching)
         self.run.log(
-            f"step {self._progress.step}: validation perplexity {report.token_perplexity:.2f} per "
+            f"step {state.progress.step}: validation perplexity {report.token_perplexity:.2f} per "
             f"token, {report.word_perplexity:.2f} per word"
         )
-        self._callbacks.on_eval(self._progress.step, report)
+        self._callbacks.on_eval(state.progress.step, report)
         return report
 
-    def _improves(self, report: PerplexityReport) -> bool:
-        progress = self._progress
-        if not report.nll_per_token < progress.best_nll:
-            return False
-        progress.best_nll, progress.best_step = report.nll_per_token, progress.step
-        return True
-
-    def _checkpoint(self, best: bool) -> None:
-        progress = self._progress
+    def _checkpoint(self) -> None:
+        progress = self._state.progress
         self._tick()
-        store, weights = model_weights(self.model)
-        state = {
-            "progress": asdict(progress),
-            "optimizers": self._optimizers.state_dict(),
-            "schedule": asdict(self._schedule),
-            "data": self._batches.state_dict(),
-            "data_sha256": self._data.fingerprint,
-            "torch_random": torch.get_rng_state(),
-        }
+        mark = self.run.sync_metrics()
+        store, weights, state = self._state.capture()
+        state |= {"config": self.config.to_json(), "metrics": asdict(mark)}
         path = write_checkpoint(self.run.checkpoints, progress.step, store, weights, state)
-        self.run.commit(progress.step, progress.best_step, self.config.train.keep_last)
-        self._callbacks.on_checkpoint(progress.step, path, best)
+        self.run.commit(progress.step, progress.best_step)
+        self._prune(self._state)
+        self._monitor.on_checkpoint(path)
+        self._callbacks.on_checkpoint(progress.step, path, progress.best_step == progress.step)
 
-    def _restore(self, step: int) -> None:
-        checkpoint = read_checkpoint(self.run.checkpoint_path(step))
-        restore_model(self.model, checkpoint)
-        state = checkpoint.trainer_state()
-        try:
-            if state["data_sha256"] != self._data.fingerprint:
-                raise CheckpointError(
-                    f"{self.config.data.dataset} is not the text this run was trained on: restore "
-                    "it, or start a new run"
-                )
-            self._progress = Progress(**state["progress"])
-            self._batches.load_state_dict(state["data"])
-            self._optimizers.load_state_dict(state["optimizers"])
-            torch.set_rng_state(state["torch_random"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{checkpoint.path} was written by another version of the trainer ({error}): use "
-                "that version, or start a new run"
-            ) from error
+    def _prune(self, state: TrainingState) -> None:
+        kept = [*state.progress.best_steps, state.progress.best_step]
+        self.run.prune(self.config.train.keep_last, (step for step in kept if step is not None))
 
     def _tick(self) -> float:
         """Update and return the seconds of training so far."""
-        self._progress.elapsed = time.perf_counter() - self._origin
-        return self._progress.elapsed
+        self._state.progress.elapsed = time.perf_counter() - self._origin
+        return self._state.progress.elapsed
+
+    @property
+    def _device_line(self) -> str:
+        return self._state.model.device_description
 
     def _start_event(self) -> StartEvent:
         return StartEvent(
-            step=self._progress.step,
+            step=self._state.progress.step,
             steps=self.config.train.steps,
-            elapsed=self._progress.elapsed,
+            elapsed=self._state.progress.elapsed,
             max_seconds=self._schedule.max_seconds,
             parameters=self.model.n_parameters(),
             train_tokens=len(self._data.train),
             valid_tokens=len(self._valid),
-            device=self.model.device_description,
+            device=self._device_line,
+            changes=self._changes,
+        )
+
+    def _step_event(self, outcome: StepOutcome, record: Mapping[str, Any] | None) -> StepEvent:
+        train = self.config.train
+        tokens = train.accumulation * train.batch_size * self.config.data.block_size
+        return StepEvent(
+            step=self._state.progress.step,
+            elapsed=self._tick(),
+            loss=outcome.parts["loss"],
+            parts=outcome.parts,
+            lr=outcome.lr,
+            tokens_per_second=tokens / outcome.seconds,
+            record=record,
+            active=self._monitor.active,
         )
 
     def _result(self, reason: StopReason) -> TrainResult:
         valid = [line["valid"] for line in self.run.read_metrics() if "valid" in line]
         return TrainResult(
             reason=reason,
-            step=self._progress.step,
-            elapsed=self._progress.elapsed,
+            step=self._state.progress.step,
+            elapsed=self._state.progress.elapsed,
             checkpoint=self.run.checkpoint_path("last"),
-            best_step=self._progress.best_step,
+            best_step=self._state.progress.best_step,
             first_valid=valid[0] if valid else None,
             last_valid=valid[-1] if valid else None,
         )
-
-
-def _seed(seed: int, step: int, micro: int) -> int:
-    """A seed of its own for each batch, in [0, 2^63)."""
-    return int(np.random.SeedSequence([seed, step, micro]).generate_state(1, np.uint64)[0] >> 1)

@@ -71,6 +71,40 @@ def test_ctrl_c_saves_and_resume_goes_on(corpus: Path, tmp_path: Path) -> None:
     assert f"finished at step {step + 2}" in result.output
 
 
+def test_a_reader_that_goes_away_does_not_end_the_run(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [
+        str(Path(sys.executable).with_name("ebm")), "train", "--config", "nano", "--run", str(run),
+        "--dataset", str(corpus), "--device", "numba", *TINY, "train.steps=4", "train.eval_every=2",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+    assert json.loads((run / "checkpoints" / "last.json").read_text())["step"] == 4
+
+
+def test_metrics_and_history_are_written_and_reports_need_their_package(
+    trained: tuple[Path, Result], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = trained
+    history = json.loads((run / "history.json").read_text())["evaluations"]
+    assert [entry["step"] for entry in history] == [0, 15, 30]
+    assert all(entry["valid_perplexity"] > 1 for entry in history)
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"memory", "disk", "splats", "tokens_per_second"} <= set(metrics[-1])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    arguments = ["--config", "nano", "--dataset", corpus, "--run", tmp_path / "run", *TINY]
+    result = ebm("train", *arguments, "train.report=wandb")
+    one_line_error(result, r"pip install 'ebm-wgpu\[wandb\]'")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 
@@ -84,7 +85,7 @@ def test_a_leftover_of_the_same_step_is_no_obstacle(tmp_path):
     assert not leftover.exists()
 
 
-@pytest.mark.parametrize("stage", ["save_file", "sync_file", "_write_manifest"])
+@pytest.mark.parametrize("stage", ["save", "check_written", "_write_manifest"])
 def test_a_crash_while_writing_leaves_no_checkpoint(tmp_path, monkeypatch, stage):
     def crash(*arguments):
         raise KeyboardInterrupt
@@ -102,11 +103,72 @@ def test_a_full_disk_and_invalid_splats_are_clear_errors(tmp_path, monkeypatch):
         write_checkpoint(tmp_path, 3, broken, WEIGHTS, STATE)
 
     def full(*arguments):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, "save", full)
     with pytest.raises(CheckpointError, match=r"No space left on device.*: make room"):
         write_checkpoint(tmp_path, 3, store(), WEIGHTS, STATE)
+    # What did not become a checkpoint takes no room.
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splats_are_not_begun_where_they_do_not_fit(tmp_path, monkeypatch):
+    # HDF5 crashes where the disk fills up under it, so it must not get that far.
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 8, 1))
+    with pytest.raises(CheckpointError, match=r"bytes are needed and 1 are free.*: make room"):
+        write_checkpoint(tmp_path, 3, store(), WEIGHTS, STATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Altering:
+    """A file that stores another bit than it was given, once."""
+
+    def __init__(self, file):
+        self._file, self._altered = file, False
+
+    def write(self, data):
+        altered = bytearray(data)
+        if not self._altered:
+            altered[len(altered) // 2] ^= 4
+            self._altered = True
+        return self._file.write(bytes(altered))
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "trainer.pt"])
+def test_bytes_that_do_not_read_back_are_no_checkpoint(tmp_path, monkeypatch, name):
+    hashed = module._HashedFile
+    monkeypatch.setattr(
+        module,
+        "_HashedFile",
+        lambda raw: hashed(_Altering(raw) if raw.name.endswith(name) else raw),
+    )
+    with pytest.raises(CheckpointError, match="does not read back"):
+        write_checkpoint(tmp_path, 3, store(), WEIGHTS, STATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splats_that_do_not_read_back_are_no_checkpoint(tmp_path):
+    def save(splats, path):
+        SplatStore.save(splats, path)
+        content = bytearray(path.read_bytes())
+        content[content.rindex(np.float32(splats.mu[0, 0]).tobytes())] ^= 1
+        path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match="does not read back"):
+        write_checkpoint(tmp_path, 3, _Saving(store(), save), WEIGHTS, STATE)
+
+
+class _Saving:
+    """A store whose `save` is another function."""
+
+    def __init__(self, splats, save):
+        self._splats, self._save = splats, save
+
+    def save(self, path):
+        self._save(self._splats, path)
 
 
 def test_every_flipped_bit_is_found(copy):

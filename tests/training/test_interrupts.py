@@ -9,8 +9,10 @@ import torch
 
 from ebm_wgpu.training.interrupts import Interrupts, deterministic_torch
 
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGUP])
 def test_the_first_signal_is_a_request(number):
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
@@ -26,6 +28,16 @@ def test_the_second_signal_acts_as_ever():
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.requested
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    before = signal.signal(HANGUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), HANGUP)
+            assert not interrupts.requested
+    finally:
+        signal.signal(HANGUP, before)
 
 
 def test_handlers_come_back_after_an_error():

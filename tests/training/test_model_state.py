@@ -59,11 +59,31 @@ def test_another_shape_is_refused_before_anything_is_changed(tiny, model, tmp_pa
     assert torch.equal(other.mu, before)
 
 
-def test_statistics_of_even_splats(tiny, numba_device):
+def test_even_splats_are_all_effective_and_at_no_limit(tiny, numba_device):
     model = build_model(tiny, VOCAB, numba_device)
     with torch.no_grad():
         model.log_alpha.zero_()
-    figures = splat_statistics(model)
+    figures = splat_statistics(model, (1.0, 50.0), np.ones(VOCAB, np.int64))
     assert figures["effective"] == pytest.approx(tiny.model.n_splats, rel=1e-5)
     assert figures["kappa_min"] == pytest.approx(tiny.model.kappa_init, rel=1e-5)
     assert figures["kappa_max"] == pytest.approx(tiny.model.kappa_init, rel=1e-5)
+    assert (figures["at_kappa_min"], figures["at_kappa_max"]) == (0, 0)
+    # The range may end where they are.
+    assert splat_statistics(model, (1.0, 5.0), np.ones(VOCAB, np.int64))["at_kappa_max"] == 1
+    assert splat_statistics(model, (5.0, 9.0), np.ones(VOCAB, np.int64))["at_kappa_min"] == 1
+
+
+def test_dead_splats_cover_nothing(tiny, model):
+    counts = np.arange(VOCAB)
+    with torch.no_grad():
+        model.frequency.fill_(1 / tiny.model.n_splats)
+        model.frequency[model.sid == 7] = 0.009 / tiny.model.n_splats
+        # Of two splats of token 8, one is enough.
+        (first, *_) = (model.sid == 8).nonzero()[0]
+        model.frequency[first] = 0
+    figures = splat_statistics(model, (1.0, 50.0), counts)
+    of_seven, of_eight = int((model.sid == 7).sum()), int((model.sid == 8).sum())
+    assert of_seven >= 1 and of_eight >= 2
+    assert figures["count"] == tiny.model.n_splats
+    assert figures["active"] == tiny.model.n_splats - of_seven - 1
+    assert figures["coverage"] == pytest.approx(1 - 7 / counts.sum())

@@ -66,3 +66,15 @@ def test_windows_follow_the_stride(tiny, data):
     near = data.batches(apply_overrides(tiny, ["data.window_stride=3"]))
     assert near.sampler.stride == 3
     assert not np.array_equal(near.next_batch(), data.batches(tiny).next_batch())
+
+
+def test_the_end_of_the_training_text_can_be_held_out(tiny, data):
+    split = RunData.load(apply_overrides(tiny, ["data.heldout_tokens=100"]), data.tokenizer)
+    assert len(data.heldout) == 0
+    both = np.concatenate([split.train.tokens, split.heldout.tokens])
+    assert np.array_equal(both, data.train.tokens)
+    assert len(split.heldout) == 100
+    assert split.train.n_words + split.heldout.n_words == data.train.n_words
+    assert split.token_counts.sum() == len(data.train) - 100
+    with pytest.raises(DataError, match="heldout_tokens=10000000 leaves nothing of the"):
+        RunData.load(apply_overrides(tiny, ["data.heldout_tokens=10000000"]), data.tokenizer)

@@ -1,0 +1,93 @@
+"""One optimiser step: batches, losses, gradients, and the rate they are followed at."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ebm_wgpu.config import TrainConfig
+from ebm_wgpu.errors import EbmError
+from ebm_wgpu.training.objectives import Objective
+from ebm_wgpu.training.placement import place_of
+from ebm_wgpu.training.precision import autocast
+from ebm_wgpu.training.recovery import DivergedError, check_finite, has_finite_parameters
+from ebm_wgpu.training.state import TrainingState
+
+USAGE_EVERY = 10
+"""Steps from one measurement of how much each splat is used to the next."""
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What came of an optimiser step.
+
+    Attributes:
+        parts: the loss, its parts, and what the model measures beside them, means over batches.
+        lr: learning rate of encoder and decoder.
+        seconds: what the step took.
+    """
+
+    parts: dict[str, float]
+    lr: float
+    seconds: float
+
+
+class Stepper:
+    """Takes optimiser steps, each over train.accumulation batches.
+
+    What is random in a step depends on the seed, the step and the batch within it alone.
+    """
+
+    def __init__(self, train: TrainConfig) -> None:
+        self._train = train
+        self._objective = Objective(train)
+
+    def step(self, state: TrainingState, factor: float) -> StepOutcome:
+        """Take a step at `factor` times the configured rates; the progress of `state` counts it.
+
+        Raises:
+            DivergedError: loss or gradient is not finite; the weights are as they were, but batches
+                were consumed.
+        """
+        begin = time.perf_counter()
+        train, progress, place = self._train, state.progress, place_of(state.model)
+        parts: dict[str, float] = {}
+        for micro in range(train.accumulation):
+            tokens = torch.from_numpy(state.batches.next_batch()).long().to(place)
+            for name, value in self._backward(state, tokens, micro).items():
+                parts[name] = parts.get(name, 0.0) + value / train.accumulation
+        parts["grad_norm"] = state.optimizers.clip(train.grad_clip)
+        check_finite(parts, progress.step + 1)
+        factor *= progress.rate_scale
+        state.optimizers.step(factor)
+        state.optimizers.zero_grad()
+        if state.average is not None:
+            state.average.update(state.model)
+        progress.step += 1
+        splats = state.model.splat_model
+        if splats is not None and progress.step % USAGE_EVERY == 0:
+            splats.record_usage(tokens[:1, :-1], USAGE_EVERY)
+        return StepOutcome(parts, train.lr * factor, time.perf_counter() - begin)
+
+    def _backward(self, state: TrainingState, tokens: torch.Tensor, micro: int) -> dict[str, float]:
+        train, progress = self._train, state.progress
+        try:
+            with autocast(train.precision):
+                total, measured = self._objective(
+                    state.model, tokens, _seed(train.seed, progress.step, micro)
+                )
+        except EbmError as error:
+            if has_finite_parameters(state.model):
+                raise
+            raise DivergedError("loss", math.nan, progress.step + 1) from error
+        (total / train.accumulation).backward()
+        return measured
+
+
+def _seed(seed: int, step: int, micro: int) -> int:
+    """A seed of its own for each batch, in [0, 2^63)."""
+    return int(np.random.SeedSequence([seed, step, micro]).generate_state(1, np.uint64)[0] >> 1)

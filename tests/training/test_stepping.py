@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+
+from ebm_wgpu.errors import EbmError
+from ebm_wgpu.training.recovery import DivergedError
+from ebm_wgpu.training.run_data import RunData
+from ebm_wgpu.training.state import TrainingState
+from ebm_wgpu.training.stepping import USAGE_EVERY, Stepper
+
+
+@pytest.fixture
+def state(tiny, numba_device):
+    state = TrainingState(tiny, RunData.load(tiny), numba_device)
+    state.initialize()
+    return state
+
+
+def test_a_step_counts_moves_and_measures(tiny, state):
+    before = state.model.bias.detach().clone()
+    outcome = Stepper(tiny.train).step(state, 0.5)
+    assert state.progress.step == 1
+    assert outcome.lr == tiny.train.lr * 0.5
+    assert {"loss", "token", "latent", "grad_norm"} <= set(outcome.parts)
+    assert outcome.seconds > 0
+    assert not torch.equal(state.model.bias, before)
+    # The largest move of Adam's first step is its rate.
+    assert (state.model.bias - before).abs().max().item() <= outcome.lr * 1.001
+
+
+def test_a_lowered_rate_lowers_every_step(tiny, state):
+    state.progress.rate_scale = 0.25
+    before = state.model.bias.detach().clone()
+    outcome = Stepper(tiny.train).step(state, 0.5)
+    assert outcome.lr == tiny.train.lr * 0.125
+    assert (state.model.bias - before).abs().max().item() <= outcome.lr * 1.001
+
+
+def test_usage_is_recorded_now_and_then(tiny, state):
+    stepper = Stepper(tiny.train)
+    ages = []
+    for _ in range(USAGE_EVERY + 1):
+        stepper.step(state, 1.0)
+        ages.append(int(state.model.age[0]))
+    assert ages == [0] * (USAGE_EVERY - 1) + [USAGE_EVERY] * 2
+
+
+@pytest.mark.parametrize("name", ["bias", "kappa_logit"])
+def test_what_is_not_finite_stops_before_the_weights_move(tiny, state, name):
+    with torch.no_grad():
+        getattr(state.model, name).fill_(math.nan)
+    mu = state.model.mu.detach().clone()
+    with pytest.raises(DivergedError, match="loss is nan at step 1"):
+        Stepper(tiny.train).step(state, 1.0)
+    assert torch.equal(state.model.mu, mu)
+    assert state.progress.step == 0
+
+
+def test_other_errors_of_a_model_pass_through(tiny, state, monkeypatch):
+    def refuse(*arguments, **options):
+        raise EbmError("no such device")
+
+    monkeypatch.setattr(state.model, "losses", refuse)
+    with pytest.raises(EbmError, match="no such device") as caught:
+        Stepper(tiny.train).step(state, 1.0)
+    assert not isinstance(caught.value, DivergedError)
