@@ -1,8 +1,9 @@
-"""`ebm evaluate`: perplexity of a trained model on its validation text."""
+"""`ebm evaluate`: what a trained model is worth, on its validation text."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -14,27 +15,54 @@ from . import _options
     "--checkpoint", type=click.Path(path_type=Path), help="Run or checkpoint folder. [newest run]"
 )
 @click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    metavar="NAME|all",
+    help="What to measure, may be given again: perplexity, score-matching, coverage, latents, "
+    "energy, text. [the first three, which are quick]",
+)
+@click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True)
+@click.option("--tokens", type=click.IntRange(min=1), help="Score the first so many only. [all]")
+@click.option(
     "--latent",
     type=click.Choice(["mean", "exact", "langevin"]),
     help="Latent to decode. [as trained]",
 )
-@click.option("--draws", type=int, default=1, show_default=True, help="Latents averaged a token.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--draws", type=int, help="Latents averaged a token. [1, and 4 for the part latents]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--texts", type=int, default=16, show_default=True, help="Texts to write, for the part text,"
+)
+@click.option(
+    "--prompt-tokens", type=int, default=32, show_default=True, help="after prompts so long,"
+)
+@click.option("--max-tokens", type=int, default=64, show_default=True, help="of so many tokens,")
+@click.option("--temperature", type=float, default=0.8, show_default=True, help="drawn with this,")
+@click.option("--top-p", type=float, default=0.95, show_default=True, help="and this nucleus.")
 @_options.think_steps
-@_options.best_of
+@_options.think_best_of
 @_options.device
 @_options.as_json
 def command(
     checkpoint: Path | None,
-    latent: str | None,
-    draws: int,
+    parts: tuple[str, ...],
+    split: Literal["valid", "test"],
+    tokens: int | None,
+    latent: Literal["mean", "exact", "langevin"] | None,
+    draws: int | None,
     seed: int,
+    texts: int,
+    prompt_tokens: int,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
     think_steps: int | None,
-    best_of: int | None,
+    think_best_of: int | None,
     device: str,
     as_json: bool,
 ) -> None:
-    """Score every token of the validation text once, with left context.
+    """Score a model on held-out text: every token once, with left context, by a static model.
 
     Perplexity per word is exp(sum of -log p / words incl. line ends), comparable across tokenizers;
     bits per byte likewise.
@@ -44,48 +72,62 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ebm_wgpu.config import apply_overrides
-    from ebm_wgpu.evaluation import evaluate_perplexity
+    from ebm_wgpu.evaluation_parts import (
+        PARTS,
+        QUICK_PARTS,
+        EvaluationSettings,
+        check_parts,
+        evaluate_parts,
+    )
+    from ebm_wgpu.generation_sampling import SamplingSettings
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.text.corpora import load_corpus
     from ebm_wgpu.text.datasets import TokenStream
     from ebm_wgpu.training.loading import load_run
 
+    from ._evaluation_table import report_lines
     from ._runs import newest_run
 
+    chosen = tuple(PARTS) if "all" in parts else parts or QUICK_PARTS
+    check_parts(chosen)
+    settings = EvaluationSettings(
+        latent=latent,
+        draws=draws,
+        seed=seed,
+        n_tokens=tokens,
+        n_texts=texts,
+        prompt_tokens=prompt_tokens,
+        sampling=SamplingSettings(max_tokens=max_tokens, temperature=temperature, top_p=top_p),
+    )
     loaded = load_run(checkpoint or newest_run(), open_device(device))
-    loaded.model.think(think_steps, best_of)
-    chosen = [] if latent is None else [f"train.token_latent={latent}"]
-    config = apply_overrides(loaded.config, chosen)
-    data = config.data
-    text = load_corpus(data.dataset, "valid", data.data_dir, data.valid_path)
-    stream = TokenStream.from_text(text, loaded.tokenizer, f"validation text of {data.dataset}")
+    loaded.model.think(think_steps, think_best_of)
+    data = loaded.config.data
+    text = load_corpus(data.dataset, split, data.data_dir, data.valid_path)
+    name = f"{'validation' if split == 'valid' else split} text of {data.dataset}"
+    stream = TokenStream.from_text(text, loaded.tokenizer, name)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("scoring", total=len(stream))
-        report = evaluate_perplexity(
-            loaded.model,
+        task = progress.add_task("scoring", total=None)
+        report = evaluate_parts(
+            loaded,
             stream,
-            config,
-            start_id=loaded.tokenizer.start_id,
-            draws=draws,
-            seed=seed,
-            n_bytes=len(text.encode()),
-            on_batch=lambda scored: progress.update(task, completed=scored),
+            len(text.encode()),
+            chosen,
+            settings,
+            lambda part, done, total: progress.update(
+                task, description=part, completed=done, total=total or None
+            ),
         )
     if as_json:
-        thinking = {"think_steps": think_steps, "best_of": best_of}
-        record = {"run": str(loaded.run.path), "step": loaded.step, **report.summary(), **thinking}
-        click.echo(json.dumps(record, indent=1))
+        record = {
+            "run": str(loaded.run.path),
+            "step": loaded.step,
+            "data": name,
+            **report.summary(),
+            "think_steps": think_steps,
+            "think_best_of": think_best_of,
+        }
+        click.echo(json.dumps(record, indent=1, allow_nan=False))
         return
-    error = "" if not report.standard_error else f" +- {report.standard_error:,.2f}"
-    click.echo(f"{loaded.run.path}, step {loaded.step:,}, validation text of {data.dataset}")
-    click.echo(
-        f"context {report.context} tokens, stride {report.stride}, latent {report.latent}, "
-        f"{report.draws} draw{'s' if report.draws > 1 else ''}"
-    )
-    click.echo(f"perplexity per word   {report.word_perplexity:12,.2f}   {report.n_words:,} words")
-    click.echo(
-        f"perplexity per token  {report.token_perplexity:12,.2f}{error}   "
-        f"{report.n_tokens:,} tokens"
-    )
-    click.echo(f"bits per byte         {report.bits_per_byte:12.4f}   {report.n_bytes:,} bytes")
+    click.echo(f"{loaded.run.path}, step {loaded.step:,}, {name}")
+    for line in report_lines(report):
+        click.echo(line)

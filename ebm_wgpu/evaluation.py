@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class PerplexityReport:
         standard_error: of `token_perplexity`, due to the finite number of draws: 0 for
             latent=mean, none for a single random draw.
         score_matching: denoising score matching by noise level; empty if not asked for.
+        memory: "static" for a model that stays as it is while it reads the text, "online" for one
+            that remembers what it has read. The two are never mixed in one figure.
     """
 
     nll_sum: float
@@ -53,6 +55,7 @@ class PerplexityReport:
     draws: int
     standard_error: float | None
     score_matching: tuple[NoiseLevel, ...] = ()
+    memory: Literal["static", "online"] = "static"
 
     @property
     def nll_per_token(self) -> float:

@@ -1,0 +1,1 @@
+"""What became of runs: evidence from their folders, verdicts, findings and comparisons."""
