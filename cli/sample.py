@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import _options
+
+if TYPE_CHECKING:
+    from ebm_wgpu.generation_batch import GeneratedText
+    from ebm_wgpu.generation_files import Prompt, PromptKind
 
 
 @click.command("sample")
@@ -14,12 +20,24 @@ from . import _options
 @click.option(
     "--prompt-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with the text to go on from.",
+    help="File with texts to go on from.",
+)
+@click.option(
+    "--prompts",
+    "prompt_kind",
+    type=click.Choice(["auto", "line", "jsonl", "file"]),
+    default="auto",
+    show_default=True,
+    help='What a prompt of --prompt-file is: every line that is not blank, the text under "prompt" '
+    "of every JSON line, or the whole file; auto: jsonl by name, else line.",
 )
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Run or checkpoint folder. [newest run]"
 )
 @click.option("--max-tokens", type=int, default=100, show_default=True, help="Tokens to write.")
+@click.option(
+    "--stop", multiple=True, metavar="TEXT", help="End before this text; may be given again."
+)
 @click.option("--temperature", type=float, default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, help="Draw from the k likeliest tokens only.")
 @click.option("--top-p", type=float, default=0.95, show_default=True, help="Nucleus sampling.")
@@ -38,45 +56,81 @@ from . import _options
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="The same seed, the same text."
 )
-@click.option("--stream/--no-stream", default=True, help="Print while writing. [--stream]")
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the text here as well."
+    "--num-samples",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Texts a prompt, with seeds that follow --seed.",
+)
+@click.option(
+    "--best-of",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Whole continuations of which a text is the one of least total energy (-log p for models "
+    "without one).",
+)
+@click.option(
+    "--energies", is_flag=True, help="Show the energy of each token; JSON lines then hold them."
+)
+@click.option(
+    "--batch-size", type=int, default=16, show_default=True, help="Texts written side by side."
+)
+@click.option(
+    "--stream/--no-stream",
+    default=True,
+    help="Print a single text while it is written, several as they are done. [--stream]",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the texts here as well: JSON lines if the name ends in .jsonl, otherwise text "
+    "with lines <|endoftext|> between.",
 )
 @_options.think_steps
-@_options.best_of
+@_options.think_best_of
 @_options.device
 def command(
     prompt: str | None,
     prompt_file: Path | None,
+    prompt_kind: PromptKind,
     checkpoint: Path | None,
     max_tokens: int,
+    stop: tuple[str, ...],
     temperature: float,
     top_k: int | None,
     top_p: float,
     repetition_penalty: float,
     latent: str | None,
     seed: int,
+    num_samples: int,
+    best_of: int,
+    energies: bool,
+    batch_size: int,
     stream: bool,
     output: Path | None,
     think_steps: int | None,
-    best_of: int | None,
+    think_best_of: int | None,
     device: str,
 ) -> None:
-    """Go on from a prompt by sampling the model's energy."""
+    """Go on from prompts by sampling the model's energy."""
+    import time
+
     from ebm_wgpu.config import apply_overrides
-    from ebm_wgpu.errors import ConfigError
-    from ebm_wgpu.generation import SamplingSettings, generate_text
+    from ebm_wgpu.generation_batch import GenerationPlan, generate_texts
+    from ebm_wgpu.generation_files import separated, write_texts
+    from ebm_wgpu.generation_sampling import SamplingSettings
     from ebm_wgpu.kernels import open_device
-    from ebm_wgpu.text.folders import read_text
     from ebm_wgpu.training.loading import load_run
 
     from ._runs import newest_run
+    from ._written import energy_lines, speed_line
 
-    if (prompt is None) == (prompt_file is None):
-        raise ConfigError("give the text to go on from: --prompt TEXT or --prompt-file FILE")
-    text = read_text(prompt_file) if prompt_file is not None else prompt or ""
+    prompts = _prompts(prompt, prompt_file, prompt_kind)
+    plan = GenerationPlan(num_samples, best_of, stop, energies, batch_size)
     trained = load_run(checkpoint or newest_run(), open_device(device))
-    trained.model.think(think_steps, best_of)
+    trained.model.think(think_steps, think_best_of)
     chosen = [] if latent is None else [f"sampler.latent={latent}"]
     config = apply_overrides(trained.config, chosen)
     settings = SamplingSettings(
@@ -88,20 +142,48 @@ def command(
         latent=config.sampler.latent,
         seed=seed,
     )
-    pieces = generate_text(
-        trained.model, trained.tokenizer, text, settings, config.data.eval_context
+    live = stream and len(prompts) * num_samples * best_of == 1
+    texts: list[GeneratedText] = []
+
+    def whole_texts() -> Iterator[str]:
+        for text in written:
+            texts.append(text)
+            yield text.whole
+
+    begin = time.perf_counter()
+    written = generate_texts(
+        trained.model,
+        trained.tokenizer,
+        prompts,
+        settings,
+        config.data.eval_context,
+        plan,
+        (lambda piece: click.echo(piece, nl=False)) if live else None,
     )
-    if stream:
-        click.echo(text, nl=False)
-    written = []
-    for piece in pieces:
-        written.append(piece)
-        if stream:
-            click.echo(piece, nl=False)
-    whole = text + "".join(written)
-    click.echo("" if stream else whole)
+    if live:
+        click.echo(prompts[0].text, nl=False)
+        for _ in whole_texts():
+            click.echo()
+    elif stream:
+        for line in separated(whole_texts()):
+            click.echo(line, nl=False)
+    else:
+        click.echo("".join(separated(whole_texts())), nl=False)
+    seconds = time.perf_counter() - begin
     if output is not None:
-        try:
-            output.write_text(whole + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{output} cannot be written ({error.strerror})") from error
+        write_texts(output, texts)
+    for text in texts if energies else ():
+        for line in energy_lines(text, trained.tokenizer):
+            click.echo(line)
+    click.echo(speed_line(texts, seconds), err=True)
+
+
+def _prompts(text: str | None, file: Path | None, kind: PromptKind) -> list[Prompt]:
+    from ebm_wgpu.errors import ConfigError
+    from ebm_wgpu.generation_files import Prompt, read_prompts
+
+    if text is not None and file is None:
+        return [Prompt(text)]
+    if file is not None and text is None:
+        return read_prompts(file, kind)
+    raise ConfigError("give the text to go on from: --prompt TEXT or --prompt-file FILE")

@@ -1,20 +1,39 @@
-"""Write text token by token: truncated distributions, seeded draws, streamed decoding."""
+"""Write texts token by token, one or many side by side, from a cache where a family has one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ebm_wgpu.config import Latent
-from ebm_wgpu.errors import ConfigError, DataError
+from ebm_wgpu.errors import DataError
+from ebm_wgpu.generation_sampling import (
+    SamplingSettings,
+    draw_token,
+    latent_seed,
+    next_token_probabilities,
+)
+from ebm_wgpu.generation_text import TextStream
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
 
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+__all__ = [
+    "CachedModel",
+    "NextTokenModel",
+    "SamplingSettings",
+    "TokenWriter",
+    "WrittenToken",
+    "check_prompt",
+    "generate_ids",
+    "generate_text",
+    "next_token_probabilities",
+    "prompt_ids",
+]
 
 
 class NextTokenModel(Protocol):
@@ -30,7 +49,7 @@ class CachedModel(NextTokenModel, Protocol):
     """A family that keeps what it has computed of a text while the text grows."""
 
     def start_cache(self, rows: int) -> Any:
-        """An empty cache for `rows` texts."""
+        """An empty cache for `rows` texts; its `select(rows)` is one of some of them."""
 
     def step(
         self,
@@ -40,109 +59,177 @@ class CachedModel(NextTokenModel, Protocol):
         latent: Latent = "mean",
         seed: int = 0,
     ) -> torch.Tensor:
-        """`next_token_log_probs` of all that was read, (B, V), after reading tokens (B, S) too."""
+        """`next_token_log_probs` of all that was read, (B, V), after reading tokens (B, S) too.
+
+        Of row b the first lengths[b] count.
+        """
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How the next token is drawn.
+class WrittenToken(NamedTuple):
+    """A token of one of several texts.
 
     Attributes:
-        max_tokens: tokens to write.
-        temperature: the distribution is p^(1/temperature), renormalised; 0 takes the likeliest.
-        top_k: keep the k likeliest tokens; None keeps all.
-        top_p: keep the smallest set of likeliest tokens whose probability reaches top_p.
-        repetition_penalty: tokens that the text has already get p^repetition_penalty; 1 is none.
-        latent: the latent that is decoded: its closed-form mean, an exact draw, a Langevin state.
-        seed: the same seed, prompt and settings give the same text.
+        text: which, counted from 0.
+        token: its id.
+        energy: -log p(token | text so far) in nats, as the model predicts it: before repetition
+            penalty, temperature and truncation.
     """
 
-    max_tokens: int = 100
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    latent: Latent = "mean"
-    seed: int = 0
+    text: int
+    token: int
+    energy: float
 
-    def __post_init__(self) -> None:
-        """Check the ranges.
+
+class TokenWriter:
+    """Writes several texts at once; each gets the tokens that it gets alone.
+
+    Texts of different lengths share one pass where the family has a cache, which knows each row's
+    length and never looks at padding; without a cache, texts of equal length share one. Latents
+    that are drawn belong to a text, so that with those each text has passes of its own.
+    """
+
+    def __init__(
+        self,
+        model: NextTokenModel,
+        prompts: Sequence[npt.NDArray[np.integer]],
+        settings: SamplingSettings,
+        context: int,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        """Texts to go on from.
+
+        Args:
+            model: gives the next-token distributions.
+            prompts: token ids of each text, (T,) with T from 1 to `context`.
+            settings: how to draw.
+            context: most tokens the model reads; older ones are dropped as a text grows.
+            seeds: of each text; settings.seed for all unless given.
 
         Raises:
-            ConfigError: a value out of range.
+            DataError: an empty prompt, or one longer than the context.
         """
-        for wrong, message in (
-            (self.max_tokens < 1, f"max_tokens={self.max_tokens} must be at least 1"),
-            (
-                not 0 <= self.temperature < np.inf,
-                f"temperature={self.temperature} must be finite and at least 0 (0 is greedy)",
-            ),
-            (
-                self.top_k is not None and self.top_k < 1,
-                f"top_k={self.top_k} must be at least 1; leave it out to keep all tokens",
-            ),
-            (not 0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1"),
-            (
-                not 1 <= self.repetition_penalty < np.inf,
-                f"repetition_penalty={self.repetition_penalty} must be finite and at least 1 "
-                "(1 is none)",
-            ),
-            (not 0 <= self.seed < 2**63, f"seed={self.seed} must be from 0 to 2^63 - 1"),
-        ):
-            if wrong:
-                raise ConfigError(message)
+        for prompt in prompts:
+            check_prompt(prompt, context)
+        self._settings = settings
+        self._texts = [[int(token) for token in prompt] for prompt in prompts]
+        self._seen = [set(text) for text in self._texts]
+        self._seeds = [settings.seed] * len(prompts) if seeds is None else list(seeds)
+        self._going = list(range(len(prompts)))
+        self._position = 0
+        apart = settings.latent != "mean"
+        groups = [[text] for text in self._going] if apart else [self._going]
+        self._readers = [_Reader(model, settings.latent, context, group) for group in groups]
+
+    @property
+    def going(self) -> tuple[int, ...]:
+        """The texts that have not ended."""
+        return tuple(self._going)
+
+    def end(self, text: int) -> None:
+        """Write no more of a text."""
+        self._going.remove(text)
+
+    def write(self) -> list[WrittenToken]:
+        """The next token of each text that goes on; a text ends by itself at max_tokens."""
+        settings, written = self._settings, []
+        for reader in self._readers:
+            texts = {text: self._texts[text] for text in reader.texts if text in self._going}
+            if not texts:
+                continue
+            seed = latent_seed(settings, self._seeds[reader.texts[0]], self._position)
+            for text, log_probs in reader.log_probs(texts, seed).items():
+                probabilities = next_token_probabilities(log_probs, settings, self._seen[text])
+                token = draw_token(probabilities, self._seeds[text], self._position)
+                written.append(WrittenToken(text, token, -float(log_probs[token])))
+        for text, token, _ in written:
+            self._texts[text].append(token)
+            self._seen[text].add(token)
+        self._position += 1
+        if self._position == settings.max_tokens:
+            self._going = []
+        return sorted(written)
 
 
-def next_token_probabilities(
-    log_probs: npt.NDArray[np.floating],
-    settings: SamplingSettings,
-    written: Collection[int] = (),
-) -> npt.NDArray[np.float64]:
-    """Penalised, tempered, truncated and renormalised next-token distribution.
+class _Reader:
+    """Next-token distributions of growing texts, from a cache as far as there is one.
 
-    The penalty comes first (Keskar et al. 2019, arXiv:1909.05858, section 4.1, on log
-    probabilities), then temperature, then top-k, then top-p on what is left (the nucleus of
-    Holtzman et al. 2020, arXiv:1904.09751). Among equals the lower token id stays.
-
-    Args:
-        log_probs: log probabilities, (V,).
-        settings: repetition_penalty, temperature, top_k and top_p.
-        written: tokens that the text has already; how often does not matter.
-
-    Returns:
-        Probabilities, (V,) float64, summing to one.
+    Once a text is longer than the context the window slides: each of its tokens then has another
+    position and fewer before it, so that nothing cached would be right.
     """
-    log_probs = np.array(log_probs, np.float64)
-    if settings.repetition_penalty != 1 and written:
-        log_probs[list(written)] *= settings.repetition_penalty
-    order = np.argsort(-log_probs, kind="stable")
-    if settings.temperature == 0:
-        order = order[:1]
-    kept = log_probs[order] / (settings.temperature or 1.0)
-    if settings.top_k is not None:
-        order, kept = order[: settings.top_k], kept[: settings.top_k]
-    weights = np.exp(kept - kept[0])
-    weights /= weights.sum()
-    if settings.top_p < 1:
-        before = np.cumsum(weights) - weights
-        inside = before < settings.top_p
-        order, weights = order[inside], weights[inside] / weights[inside].sum()
-    probabilities = np.zeros(log_probs.size)
-    probabilities[order] = weights
-    return probabilities
+
+    def __init__(
+        self, model: NextTokenModel, latent: Latent, context: int, texts: Sequence[int]
+    ) -> None:
+        self.texts = tuple(texts)
+        self._model, self._latent, self._context = model, latent, context
+        self._cached = model if isinstance(model, CachedModel) else None
+        self._cache = None if self._cached is None else self._cached.start_cache(len(texts))
+        self._rows = [] if self._cached is None else list(texts)
+        self._read = dict.fromkeys(texts, 0)
+
+    @torch.no_grad()
+    def log_probs(
+        self, texts: Mapping[int, Sequence[int]], seed: int
+    ) -> dict[int, npt.NDArray[np.floating]]:
+        """log p(next token | text), (V,), of each text; it begins with what it was before.
+
+        A text that is left out once cannot come again.
+        """
+        found: dict[int, npt.NDArray[np.floating]] = {}
+        self._keep([text for text in self._rows if len(texts.get(text, ())) in self._room])
+        if self._cached is not None and self._rows:
+            new = [torch.tensor(texts[text][self._read[text] :]) for text in self._rows]
+            self._read |= {text: len(texts[text]) for text in self._rows}
+            log_probs = self._cached.step(
+                pad_sequence(new, batch_first=True),
+                self._cache,
+                torch.tensor([len(tokens) for tokens in new]),
+                latent=self._latent,
+                seed=seed,
+            )
+            found |= dict(zip(self._rows, log_probs.numpy(), strict=True))
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for text in texts:
+            if text not in found:
+                by_length[min(len(texts[text]), self._context)].append(text)
+        for length, members in by_length.items():
+            windows = torch.tensor([texts[text][-length:] for text in members])
+            log_probs = self._model.next_token_log_probs(windows, self._latent, seed)
+            found |= dict(zip(members, log_probs.numpy(), strict=True))
+        return found
+
+    @property
+    def _room(self) -> range:
+        return range(1, self._context + 1)
+
+    def _keep(self, rows: list[int]) -> None:
+        """Drop the cached texts that are not among `rows`."""
+        if len(rows) < len(self._rows):
+            if rows and self._cache is not None:
+                places = torch.tensor([self._rows.index(text) for text in rows])
+                self._cache = self._cache.select(places)
+            self._rows = rows
 
 
-def _draw(probabilities: npt.NDArray[np.float64], seed: int, position: int) -> int:
-    # One counter-based stream a position: the draw does not depend on how many came before.
-    uniform = np.random.Generator(np.random.Philox(key=[seed, position])).random()
-    cumulative = np.cumsum(probabilities)
-    token = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return min(token, int(np.flatnonzero(probabilities)[-1]))
+def check_prompt(prompt: npt.NDArray[np.integer], context: int, name: str = "the prompt") -> None:
+    """Check that a model that reads `context` tokens can go on from a prompt.
+
+    Raises:
+        DataError: it is empty or too long.
+    """
+    if prompt.size == 0:
+        raise DataError(f"{name} has no tokens: give some text")
+    if prompt.size > context:
+        raise DataError(
+            f"{name} has {prompt.size} tokens and the model reads {context}: shorten the "
+            "prompt, or train with a larger data.eval_context"
+        )
 
 
-def _stream_seed(seed: int, position: int) -> int:
-    state = np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+def prompt_ids(tokenizer: TextTokenizer, prompt: str) -> npt.NDArray[np.int32]:
+    """The tokens of a prompt; an empty one starts after a line end."""
+    ids = tokenizer.encode(prompt)
+    return ids if ids.size else np.array([tokenizer.start_id], ids.dtype)
 
 
 def generate_ids(
@@ -162,46 +249,9 @@ def generate_ids(
     Raises:
         DataError: an empty prompt, or one longer than the context.
     """
-    if prompt.size == 0:
-        raise DataError("the prompt has no tokens: give some text")
-    if prompt.size > context:
-        raise DataError(
-            f"the prompt has {prompt.size} tokens and the model reads {context}: shorten the "
-            "prompt, or train with a larger data.eval_context"
-        )
-    tokens = [int(token) for token in prompt]
-    written = set(tokens)
-    reader = _Reader(model, settings, context)
-    for position in range(settings.max_tokens):
-        log_probs = reader.log_probs(tokens, _stream_seed(settings.seed, position))
-        probabilities = next_token_probabilities(log_probs, settings, written)
-        tokens.append(_draw(probabilities, settings.seed, position))
-        written.add(tokens[-1])
-        yield tokens[-1]
-
-
-class _Reader:
-    """Next-token distributions of a growing text, from a cache as far as there is one.
-
-    Once the text is longer than the context the window slides: each of its tokens then has another
-    position and fewer before it, so that nothing cached would be right.
-    """
-
-    def __init__(self, model: NextTokenModel, settings: SamplingSettings, context: int) -> None:
-        self._model, self._latent, self._context = model, settings.latent, context
-        self._cached = model if isinstance(model, CachedModel) else None
-        self._cache = None if self._cached is None else self._cached.start_cache(1)
-        self._read = 0
-
-    @torch.no_grad()
-    def log_probs(self, tokens: list[int], seed: int) -> npt.NDArray[np.floating]:
-        """log p(next token | tokens), (V,); `tokens` begins with those of the call before."""
-        if self._cached is not None and len(tokens) <= self._context:
-            new = torch.tensor([tokens[self._read :]])
-            self._read = len(tokens)
-            return self._cached.step(new, self._cache, latent=self._latent, seed=seed)[0].numpy()
-        window = torch.tensor([tokens[-self._context :]])
-        return self._model.next_token_log_probs(window, self._latent, seed)[0].numpy()
+    writer = TokenWriter(model, [prompt], settings, context)
+    while writer.going:
+        yield writer.write()[0].token
 
 
 def generate_text(
@@ -210,23 +260,19 @@ def generate_text(
     prompt: str,
     settings: SamplingSettings,
     context: int,
+    stop: Sequence[str] = (),
 ) -> Iterator[str]:
     """The continuation of a prompt, in pieces that are complete characters.
 
-    An empty prompt starts after a line end. Arguments and errors as `generate_ids`.
+    An empty prompt starts after a line end. The text ends before the first of the strings `stop`.
+    Other arguments and errors as `generate_ids`.
     """
-    ids = tokenizer.encode(prompt)
-    if ids.size == 0:
-        ids = np.array([tokenizer.start_id], ids.dtype)
-    # Decoding what is written so far as a whole lets a character span tokens, and lets a tokenizer
-    # decide about spaces; the prompt is part of it for the same reason.
-    written = [int(token) for token in ids]
-    shown = tokenizer.decode(written)
+    ids = prompt_ids(tokenizer, prompt)
+    stream = TextStream(tokenizer, ids.tolist(), stop)
     for token in generate_ids(model, ids, settings, context):
-        written.append(token)
-        text = tokenizer.decode(written)
-        if not text.endswith(_INCOMPLETE):
-            yield text[len(shown) :]
-            shown = text
-    if rest := tokenizer.decode(written)[len(shown) :]:
+        if piece := stream.push(token):
+            yield piece
+        if stream.ended:
+            return
+    if rest := stream.finish():
         yield rest

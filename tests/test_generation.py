@@ -1,32 +1,33 @@
-"""Generation: truncation by brute force, draws against the distribution, streaming."""
+"""Generation: draws against the distribution, caches, texts side by side, streaming."""
+
+from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
-from ebm_wgpu.errors import ConfigError, DataError
+from ebm_wgpu.config import EnergyConfig, ModelConfig, SamplerConfig
+from ebm_wgpu.errors import DataError
 from ebm_wgpu.generation import (
     CachedModel,
     SamplingSettings,
+    TokenWriter,
     generate_ids,
     generate_text,
-    next_token_probabilities,
 )
+from ebm_wgpu.kernels import open_device
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.causal_transformer import CausalTransformer
 from ebm_wgpu.models.energy_transformer import EnergyTransformer
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
 from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
+from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.text.tokenizers import make_tokenizer
-
-LOGITS = st.lists(st.floats(-8, 8), min_size=2, max_size=12).map(
-    lambda values: np.array(values) - np.logaddexp.reduce(values)
-)
 
 
 class Bigram:
@@ -43,50 +44,6 @@ class Bigram:
 
 def random_table(size: int) -> np.ndarray:
     return np.random.default_rng(0).dirichlet(np.ones(size), size)
-
-
-@given(LOGITS, st.floats(0.1, 4), st.integers(1, 12), st.floats(0.05, 1))
-def test_truncation_equals_its_definition(
-    log_probs: np.ndarray, temperature: float, top_k: int, top_p: float
-) -> None:
-    settings = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p)
-    result = next_token_probabilities(log_probs, settings)
-    tempered = np.exp(log_probs / temperature - (log_probs / temperature).max())
-    ranked = sorted(range(len(log_probs)), key=lambda i: (-log_probs[i], i))[:top_k]
-    total = sum(tempered[i] for i in ranked)
-    expected, reached = {}, 0.0
-    for i in ranked:
-        if reached >= top_p:
-            break
-        expected[i] = tempered[i]
-        reached += tempered[i] / total
-    kept = np.zeros(len(log_probs))
-    for i, weight in expected.items():
-        kept[i] = weight / sum(expected.values())
-    # A sum that reaches top_p within rounding may fall on either side.
-    if not np.isclose(reached, top_p, atol=1e-9):
-        np.testing.assert_allclose(result, kept, atol=1e-12)
-    assert result.sum() == pytest.approx(1)
-
-
-def test_temperature_zero_is_greedy_and_ties_go_to_the_lower_id() -> None:
-    result = next_token_probabilities(np.log([0.2, 0.4, 0.4]), SamplingSettings(temperature=0))
-    assert result.tolist() == [0, 1, 0]
-
-
-@given(LOGITS, st.floats(1, 3), st.sets(st.integers(0, 1), min_size=1))
-def test_the_penalty_is_a_power_of_what_was_written(
-    log_probs: np.ndarray, penalty: float, written: set[int]
-) -> None:
-    before = log_probs.copy()
-    result = next_token_probabilities(
-        log_probs, SamplingSettings(repetition_penalty=penalty), written
-    )
-    expected = np.exp(log_probs)
-    for token in written:
-        expected[token] **= penalty
-    np.testing.assert_allclose(result, expected / expected.sum(), atol=1e-12)
-    np.testing.assert_array_equal(log_probs, before)
 
 
 def test_a_strong_penalty_writes_every_token_once() -> None:
@@ -114,6 +71,24 @@ def ebt() -> LanguageModel:
     return EnergyTransformer(config, CACHED_V)
 
 
+def splat() -> LanguageModel:
+    config = ModelConfig(
+        dim=8, n_splats=23, n_experts=3, expert_hidden=12, recent_window=3, decay_window=5,
+        attention_window=7, context_scale_init=6.0,
+    )  # fmt: skip
+    sampler = SamplerConfig(n_steps=3, list_size=16)
+    return SplatLM(config, EnergyConfig(), CACHED_V, open_device("numba"), sampler)
+
+
+def sharp(model: LanguageModel) -> LanguageModel:
+    """With weights far apart, so that what follows depends on all that was read."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name != "mu":
+                parameter.mul_(2.5)
+    return model.eval()
+
+
 class Uncached:
     """A model with its cache hidden; counts how often it is read."""
 
@@ -131,20 +106,95 @@ class Uncached:
     [(transformer, "mean"), (nano, "mean"), (ebt, "mean"), (ebt, "exact"), (ebt, "langevin")],
 )
 def test_cached_and_uncached_texts_are_identical(make, latent) -> None:
-    model = make().eval()
+    model = sharp(make())
     assert isinstance(model, CachedModel)
     plain = Uncached(model)
     assert not isinstance(plain, CachedModel)
-    # Weights far apart, so that what follows depends on all that was read.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.5)
     prompt = np.array([3, 1, 4, 1, 5])
     for seed in range(4):
         settings = SamplingSettings(max_tokens=20, latent=latent, seed=seed)
         expected = list(generate_ids(plain, prompt, settings, context=12))
         assert list(generate_ids(model, prompt, settings, context=12)) == expected
         assert len(set(expected)) > 3
+
+
+PROMPTS = [np.array(ids) for ids in ([3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7], [9, 3, 2])]
+ALL_LATENTS = ("mean", "exact", "langevin")
+
+
+@pytest.mark.parametrize(
+    ("make", "latent", "hidden"),
+    [
+        (transformer, "mean", False),
+        (transformer, "mean", True),
+        (nano, "mean", False),
+        *((make, latent, False) for make in (ebt, splat) for latent in ALL_LATENTS),
+        (ebt, "langevin", True),
+    ],
+)
+def test_texts_side_by_side_are_those_written_alone(make, latent, hidden) -> None:
+    """Prompts of 1 to 8 tokens, each with its seed; windows slide at 10, one text ends early."""
+    model = sharp(make())
+    model = Uncached(model) if hidden else model
+    settings = SamplingSettings(max_tokens=6, latent=latent)
+    seeds = [5, 6, 5, 8]
+    writer = TokenWriter(model, PROMPTS, settings, 10, seeds)
+    written: dict[int, list[int]] = {number: [] for number in range(4)}
+    energies: dict[int, list[float]] = {number: [] for number in range(4)}
+    while writer.going:
+        for number, token, energy in writer.write():
+            written[number].append(token)
+            energies[number].append(energy)
+        if len(written[1]) == 3 and 1 in writer.going:
+            writer.end(1)
+    assert [len(ids) for ids in written.values()] == [6, 3, 6, 6]
+    for number, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
+        own = dataclasses.replace(settings, seed=seed)
+        alone = TokenWriter(model, [prompt], own, 10)
+        for token, energy in zip(written[number], energies[number], strict=True):
+            (expected,) = alone.write()
+            assert token == expected.token
+            # float32, other orders of summation.
+            assert energy == pytest.approx(expected.energy, abs=2e-3)
+
+
+def test_texts_of_one_latent_share_passes_whatever_their_length() -> None:
+    model = transformer()
+    shapes: list[tuple[int, ...]] = []
+    step, whole = model.step, model.next_token_log_probs
+
+    def counted(function):
+        def run(tokens, *arguments, **options):
+            shapes.append(tuple(tokens.shape))
+            return function(tokens, *arguments, **options)
+
+        return run
+
+    model.step, model.next_token_log_probs = counted(step), counted(whole)
+    writer = TokenWriter(model, PROMPTS[:3], SamplingSettings(max_tokens=4), 9)
+    while writer.going:
+        writer.write()
+    # The third text, of 8 tokens, leaves the cache when it has 10; the others stay.
+    assert shapes == [(3, 8), (3, 1), (2, 1), (1, 9), (2, 1), (1, 9)]
+
+
+def test_without_a_cache_texts_of_equal_length_share_passes() -> None:
+    plain = Uncached(transformer())
+    writer = TokenWriter(plain, [PROMPTS[0]] * 3 + [PROMPTS[1]], SamplingSettings(max_tokens=5), 12)
+    while writer.going:
+        writer.write()
+    assert plain.reads == 10
+
+
+def test_energies_are_minus_log_p_before_truncation() -> None:
+    table = random_table(6)
+    settings = SamplingSettings(max_tokens=30, temperature=0.5, top_k=2, repetition_penalty=3)
+    writer = TokenWriter(Bigram(table), [np.array([2])], settings, 8)
+    last = 2
+    while writer.going:
+        (written,) = writer.write()
+        assert written.energy == pytest.approx(-np.log(table[last, written.token]), rel=1e-12)
+        last = written.token
 
 
 def test_the_cache_is_read_until_the_window_slides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,25 +251,6 @@ def test_prompts_that_do_not_fit_are_errors() -> None:
         next(generate_ids(model, np.zeros(7, int), SamplingSettings(), context=6))
     with pytest.raises(DataError, match="no tokens"):
         next(generate_ids(model, np.zeros(0, int), SamplingSettings(), context=6))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"max_tokens": 0},
-        {"temperature": -1.0},
-        {"temperature": float("nan")},
-        {"top_k": 0},
-        {"top_p": 0.0},
-        {"top_p": 1.1},
-        {"repetition_penalty": 0.9},
-        {"repetition_penalty": float("inf")},
-        {"seed": -1},
-    ],
-)
-def test_settings_out_of_range_are_named(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        SamplingSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_streamed_pieces_are_whole_characters() -> None:

@@ -1,0 +1,279 @@
+"""Many texts after many prompts: side by side, several to a prompt, the best of several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.generation import SamplingSettings, TokenWriter, check_prompt, prompt_ids
+from ebm_wgpu.generation_files import Prompt
+from ebm_wgpu.generation_text import TextStream
+from ebm_wgpu.models.base import LanguageModel
+from ebm_wgpu.text.tokenizer_base import TextTokenizer
+
+_WINDOWS = 16
+
+OnPiece = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class GenerationPlan:
+    """What is written after each prompt.
+
+    Attributes:
+        num_samples: texts a prompt.
+        best_of: whole continuations of which a text is the one of least total energy.
+        stop: strings before the first of which a text ends.
+        energies: keep the energy of each token.
+        batch_size: continuations written side by side.
+    """
+
+    num_samples: int = 1
+    best_of: int = 1
+    stop: tuple[str, ...] = ()
+    energies: bool = False
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a value out of range.
+        """
+        for name in ("num_samples", "best_of", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def check(self, settings: SamplingSettings) -> None:
+        """Check that `settings` let several continuations of a prompt differ.
+
+        Raises:
+            ConfigError: they are all the same, or their seeds run out of range.
+        """
+        count = self.num_samples * self.best_of
+        if count > 1 and settings.temperature == 0 and settings.latent == "mean":
+            raise ConfigError(
+                f"temperature=0 writes the same text {count} times: raise temperature, or use "
+                "num_samples=1 and best_of=1"
+            )
+        if settings.seed + count > 2**63:
+            raise ConfigError(
+                f"seed={settings.seed} leaves no room for {count} seeds below 2^63: lower it"
+            )
+
+
+class TokenEnergies(NamedTuple):
+    """Energies of the tokens of a text, nats.
+
+    Attributes:
+        tokens: -log p(token | text before) as the model predicts it.
+        model: the family's own energy of each (`LanguageModel.target_energies`), if it has one.
+    """
+
+    tokens: tuple[float, ...]
+    model: tuple[float, ...] | None
+
+    @property
+    def total(self) -> float:
+        """Sum of the model's own energies, or of -log p without them: what `best_of` ranks by."""
+        return sum(self.tokens if self.model is None else self.model)
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """A text that was written.
+
+    Attributes:
+        prompt: what it goes on from.
+        text: what was written, without the stop string.
+        tokens: all that were drawn, those of a stop string too.
+        reason: what ended it: max_tokens ("length") or a stop string ("stop").
+        seed: with this seed and without best_of the prompt alone gives the same text.
+        seconds: from the start of its batch to its last token.
+        first_seconds: the same to its first token.
+        energies: of `tokens`, if they were asked for or had to be compared.
+    """
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...]
+    reason: Literal["length", "stop"]
+    seed: int
+    seconds: float
+    first_seconds: float
+    energies: TokenEnergies | None = None
+
+    @property
+    def whole(self) -> str:
+        """Prompt and text."""
+        return self.prompt + self.text
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens drawn a second, reading the prompt included."""
+        return len(self.tokens) / self.seconds
+
+
+@dataclass
+class _Continuation:
+    """A text on its way."""
+
+    prompt: Prompt
+    ids: npt.NDArray[np.integer]
+    seed: int
+    stream: TextStream
+    pieces: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    energies: list[float] = field(default_factory=list)
+    first_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+def generate_texts(
+    model: LanguageModel,
+    tokenizer: TextTokenizer,
+    prompts: Sequence[Prompt],
+    settings: SamplingSettings,
+    context: int,
+    plan: GenerationPlan,
+    on_piece: OnPiece | None = None,
+) -> Iterator[GeneratedText]:
+    """Texts after prompts, in the order of the prompts, each as soon as its batch is done.
+
+    Text n of a prompt is the continuation with seed settings.seed + n; with best_of, the best of
+    best_of seeds that follow each other. A prompt gets the same texts whatever is written beside
+    it.
+
+    Args:
+        model: writes.
+        tokenizer: of the model.
+        prompts: texts to go on from; an empty one starts after a line end.
+        settings: how to draw.
+        context: most tokens the model reads.
+        plan: how many texts, and what ends them.
+        on_piece: told each piece of the first text as soon as it is certain; only where the plan
+            makes one text of one prompt.
+
+    Raises:
+        ConfigError: a plan that `settings` do not allow, or an empty stop string.
+        DataError: a prompt longer than the context.
+    """
+    plan.check(settings)
+    jobs = []
+    for prompt in prompts:
+        ids = prompt_ids(tokenizer, prompt.text)
+        check_prompt(ids, context, prompt.name)
+        for offset in range(plan.num_samples * plan.best_of):
+            stream = TextStream(tokenizer, ids.tolist(), plan.stop)
+            jobs.append(_Continuation(prompt, ids, settings.seed + offset, stream))
+    alone = on_piece if len(jobs) == 1 else None
+    return _generate(model, jobs, settings, context, plan, alone)
+
+
+def _generate(
+    model: LanguageModel,
+    jobs: Sequence[_Continuation],
+    settings: SamplingSettings,
+    context: int,
+    plan: GenerationPlan,
+    on_piece: OnPiece | None,
+) -> Iterator[GeneratedText]:
+    candidates: list[GeneratedText] = []
+    for start in range(0, len(jobs), plan.batch_size):
+        batch = jobs[start : start + plan.batch_size]
+        _write(model, batch, settings, context, on_piece)
+        for job in batch:
+            candidates.append(_finished(model, job, context, plan))
+            if len(candidates) == plan.best_of:
+                yield min(candidates, key=_total_energy)
+                candidates = []
+
+
+def _total_energy(text: GeneratedText) -> float:
+    return 0.0 if text.energies is None else text.energies.total
+
+
+def _write(
+    model: LanguageModel,
+    batch: Sequence[_Continuation],
+    settings: SamplingSettings,
+    context: int,
+    on_piece: OnPiece | None,
+) -> None:
+    begin = time.perf_counter()
+    seeds = [job.seed for job in batch]
+    writer = TokenWriter(model, [job.ids for job in batch], settings, context, seeds)
+    while writer.going:
+        for number, token, energy in writer.write():
+            job = batch[number]
+            job.tokens.append(token)
+            job.energies.append(energy)
+            job.seconds = time.perf_counter() - begin
+            job.first_seconds = job.first_seconds or job.seconds
+            _show(job, job.stream.push(token), on_piece)
+            if job.stream.ended and number in writer.going:
+                writer.end(number)
+    for job in batch:
+        _show(job, job.stream.finish(), on_piece)
+
+
+def _show(job: _Continuation, piece: str, on_piece: OnPiece | None) -> None:
+    if piece:
+        job.pieces.append(piece)
+        if on_piece is not None:
+            on_piece(piece)
+
+
+def _finished(
+    model: LanguageModel, job: _Continuation, context: int, plan: GenerationPlan
+) -> GeneratedText:
+    energies = None
+    if plan.energies or plan.best_of > 1:
+        own = model_energies(model, [*job.ids.tolist(), *job.tokens], job.ids.size, context)
+        energies = TokenEnergies(tuple(job.energies), own)
+    return GeneratedText(
+        prompt=job.prompt.text,
+        text="".join(job.pieces),
+        tokens=tuple(job.tokens),
+        reason="stop" if job.stream.ended else "length",
+        seed=job.seed,
+        seconds=job.seconds,
+        first_seconds=job.first_seconds,
+        energies=energies,
+    )
+
+
+@torch.no_grad()
+def model_energies(
+    model: LanguageModel, tokens: Sequence[int], start: int, context: int
+) -> tuple[float, ...] | None:
+    """The family's own energy of tokens[start:], each given up to `context` tokens before it.
+
+    Args:
+        model: whose energy.
+        tokens: of a text, of which the first is always given.
+        start: the first token to look at, from 1 to `context`.
+        context: most tokens the model reads.
+
+    Returns:
+        Energies in nats, (len(tokens) - start,); nothing for a family without an energy.
+    """
+    text = torch.tensor([list(tokens)])
+    first = model.target_energies(text[:, :-1][:, :context], text[:, 1:][:, :context])
+    if first is None:
+        return None
+    energies = first[0, start - 1 :].tolist()
+    if text.shape[1] > context + 1:
+        # Later tokens were predicted from windows that slid, one for each.
+        for windows in text[0, 1:].unfold(0, context + 1, 1).split(_WINDOWS):
+            slid = model.target_energies(windows[:, :-1], windows[:, 1:])
+            assert slid is not None
+            energies += slid[:, -1].tolist()
+    return tuple(energies)

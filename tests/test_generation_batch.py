@@ -1,0 +1,185 @@
+"""Many texts: each as written alone, seeds, stop strings, the best of several, own energies."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ebm_wgpu.errors import ConfigError, DataError
+from ebm_wgpu.generation import SamplingSettings, generate_ids, generate_text
+from ebm_wgpu.generation_batch import (
+    GeneratedText,
+    GenerationPlan,
+    generate_texts,
+    model_energies,
+)
+from ebm_wgpu.generation_files import Prompt
+from ebm_wgpu.models.base import LanguageModel
+from ebm_wgpu.models.energy_transformer import EnergyTransformer
+from ebm_wgpu.models.nano_ebm import NanoEBM
+from ebm_wgpu.models.splat_lm import SplatLM
+from ebm_wgpu.text.tokenizers import make_tokenizer
+
+from .test_generation import ebt, nano, sharp, splat, transformer
+
+# Ten characters and U+FFFD: as many ids as the models have.
+TOKENIZER = make_tokenizer("char", "abcdefg .\n")
+CONTEXT = 12
+PROMPTS = ["abc", "a bad cab.", "", "e"]
+SETTINGS = SamplingSettings(max_tokens=14, seed=3)
+
+
+def generate(
+    model: LanguageModel,
+    prompts: list[str],
+    settings: SamplingSettings = SETTINGS,
+    **plan: object,
+) -> list[GeneratedText]:
+    named = [Prompt(text, f"prompt {number}") for number, text in enumerate(prompts)]
+    chosen = GenerationPlan(**plan)  # type: ignore[arg-type]
+    return list(generate_texts(model, TOKENIZER, named, settings, CONTEXT, chosen))
+
+
+@pytest.mark.parametrize("make", [transformer, nano, ebt, splat])
+def test_a_prompt_gets_the_texts_it_gets_alone(make) -> None:
+    model = sharp(make())
+    settings = dataclasses.replace(SETTINGS, max_tokens=4)
+    together = generate(model, PROMPTS, settings, num_samples=2, batch_size=3, stop=("d",))
+    assert [text.prompt for text in together] == [prompt for prompt in PROMPTS for _ in range(2)]
+    assert [text.seed for text in together] == [3, 4] * 4
+    for text in together:
+        own = dataclasses.replace(settings, seed=text.seed)
+        alone = generate_text(model, TOKENIZER, text.prompt, own, CONTEXT, ("d",))
+        assert text.text == "".join(alone)
+
+
+def test_what_ended_a_text_and_its_tokens_are_told() -> None:
+    model = sharp(transformer())
+    for text in generate(model, PROMPTS, num_samples=4, stop=("c", "b a")):
+        own = dataclasses.replace(SETTINGS, seed=text.seed)
+        ids = TOKENIZER.encode(text.prompt or "\n")
+        drawn = list(generate_ids(model, ids, own, CONTEXT))
+        assert list(text.tokens) == drawn[: len(text.tokens)]
+        written = TOKENIZER.decode(text.tokens)
+        if text.reason == "stop":
+            assert written in (text.text + "c", text.text + "b a")
+        else:
+            assert (written, len(text.tokens)) == (text.text, 14)
+        assert 0 < text.first_seconds <= text.seconds
+    reasons = {text.reason for text in generate(model, PROMPTS, num_samples=4, stop=("c",))}
+    assert reasons == {"stop", "length"}
+
+
+def test_one_text_arrives_in_pieces_while_it_is_written() -> None:
+    model = transformer()
+    pieces: list[str] = []
+    arrived: list[int] = []
+    step = model.step
+
+    def watched(*arguments, **options):
+        arrived.append(len(pieces))
+        return step(*arguments, **options)
+
+    model.step = watched
+    settings = SamplingSettings(max_tokens=8)
+    texts = list(
+        generate_texts(
+            model, TOKENIZER, [Prompt("ab")], settings, CONTEXT, GenerationPlan(), pieces.append
+        )
+    )
+    assert arrived == list(range(8))
+    assert "".join(pieces) == texts[0].text
+
+
+@pytest.mark.parametrize(("make", "own"), [(transformer, False), (nano, True), (ebt, True)])
+def test_best_of_keeps_the_continuation_of_least_total_energy(make, own: bool) -> None:
+    model = sharp(make())
+    settings = dataclasses.replace(SETTINGS, max_tokens=5)
+    every = generate(model, ["ab", "c"], settings, num_samples=6, energies=True)
+    totals = [text.energies.total for text in every if text.energies is not None]
+    best = generate(model, ["ab", "c"], settings, num_samples=2, best_of=3, batch_size=4)
+    expected = [min(range(start, start + 3), key=totals.__getitem__) for start in (0, 3, 6, 9)]
+    assert [text.tokens for text in best] == [every[place].tokens for place in expected]
+    assert [text.seed for text in best] == [every[place].seed for place in expected]
+    assert len({round(total, 4) for total in totals}) > 6
+    energies = every[0].energies
+    assert energies is not None
+    assert (energies.model is not None) == own
+    assert energies.total == pytest.approx(sum(energies.model or energies.tokens))
+
+
+@pytest.mark.parametrize("make", [transformer, nano, ebt, splat])
+def test_token_energies_are_those_of_the_model(make) -> None:
+    """-log p of each token from a pass over its own window, after the window slid as well."""
+    model = sharp(make())
+    (text,) = generate(model, ["a bad"], energies=True)
+    assert text.energies is not None
+    tokens = torch.tensor([[*TOKENIZER.encode("a bad").tolist(), *text.tokens]])
+    for number, energy in enumerate(text.energies.tokens):
+        window = tokens[:, : 5 + number][:, -CONTEXT:]
+        log_probs = model.next_token_log_probs(window).detach()
+        assert energy == pytest.approx(-float(log_probs[0, tokens[0, 5 + number]]), abs=1e-3)
+
+
+def own_energy(model: LanguageModel, window: torch.Tensor, target: int) -> float:
+    """The family's energy of a token after a window (1, T), from the parts of the model."""
+    with torch.no_grad():
+        if isinstance(model, NanoEBM):
+            return -float(model.logits(model.backbone(window)[0, -1])[target])
+        if isinstance(model, EnergyTransformer):
+            certain = torch.nn.functional.one_hot(torch.tensor(target), model.vocab_size).float()
+            distributions = certain.expand(*window.shape, -1)
+            return float(model.energies(window, distributions, model._steps() - 1)[0, -1])
+        assert isinstance(model, SplatLM)
+        e = model.token_latents(torch.tensor(target)).double()
+        h = model.features(window).h[0, -1].double()
+        a = 7 * model.kappa().double()
+        log_z = torch.tensor([log_z0(float(k)) for k in a])
+        terms = model.log_pi().double() - log_z + a * (model.mu.double() @ e)
+        return float(-torch.logsumexp(terms, 0) - h @ e)
+
+
+def log_z0(k: float) -> float:
+    """log E[exp(k x_1)] over the unit sphere of R^8, by quadrature."""
+    t = np.cos(np.linspace(0, np.pi, 20001))
+    log_f = k * t + 3 * np.log(np.maximum(1 - t**2, 1e-300))
+    flat = 3 * np.log(np.maximum(1 - t**2, 1e-300))
+    return float(np.logaddexp.reduce(log_f) - np.logaddexp.reduce(flat))
+
+
+@pytest.mark.parametrize("make", [nano, ebt, splat])
+def test_own_energies_are_those_of_each_window(make) -> None:
+    model = sharp(make())
+    tokens = np.random.default_rng(0).integers(0, 11, 17).tolist()
+    found = model_energies(model, tokens, 5, CONTEXT)
+    assert found is not None
+    assert len(found) == 12
+    for place, energy in enumerate(found, start=5):
+        window = torch.tensor([tokens[:place][-CONTEXT:]])
+        assert energy == pytest.approx(own_energy(model, window, tokens[place]), rel=1e-4, abs=1e-3)
+    # A text that just fills the window has none that slid.
+    assert len(model_energies(model, tokens[:13], 5, CONTEXT) or ()) == 8
+    assert model_energies(transformer(), tokens, 5, CONTEXT) is None
+
+
+def test_wrong_plans_are_errors() -> None:
+    for name in ("num_samples", "best_of", "batch_size"):
+        with pytest.raises(ConfigError, match=f"{name}=0 must be at least 1"):
+            GenerationPlan(**{name: 0})
+    greedy = SamplingSettings(max_tokens=2, temperature=0)
+    with pytest.raises(ConfigError, match="temperature=0 writes the same text 6 times"):
+        generate(transformer(), ["a"], greedy, num_samples=2, best_of=3)
+    assert len(generate(ebt(), ["a"], dataclasses.replace(greedy, latent="exact"), best_of=2)) == 1
+    with pytest.raises(ConfigError, match="leaves no room for 3 seeds"):
+        generate(transformer(), ["a"], SamplingSettings(seed=2**63 - 2), num_samples=3)
+
+
+def test_a_prompt_that_is_too_long_is_named_before_anything_is_written() -> None:
+    prompts = [Prompt("a"), Prompt("b" * 13, "prompts.txt line 2")]
+    with pytest.raises(
+        DataError, match=r"prompts\.txt line 2 has 13 tokens and the model reads 12"
+    ):
+        generate_texts(transformer(), TOKENIZER, prompts, SETTINGS, CONTEXT, GenerationPlan())
