@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types adapter slow bench clean
+.PHONY: demo test lint types adapter slow bench gpu clean
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,6 +43,12 @@ slow: $(INSTALLED) adapter
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script || exit 1; done
+
+# On a machine with a GPU: proves every kernel and measures everything that runs on it, with three
+# hours of training at the end. GPU_OPTIONS="--no-long" leaves those out.
+gpu: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(BIN)/python benchmarks/_gpu.py $(GPU_OPTIONS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -16,10 +16,11 @@ think_steps = click.option(
     "--think-steps", type=int, help="Refinement steps, for models that think. [as trained]"
 )
 
-best_of = click.option(
-    "--best-of",
+think_best_of = click.option(
+    "--think-best-of",
     type=int,
-    help="Starts of which the lowest energy counts, for models that think from noise. [1]",
+    help="Starts of a prediction, of which the lowest energy counts, for models that think from "
+    "noise. [1]",
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

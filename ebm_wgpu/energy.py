@@ -1,6 +1,7 @@
-"""The energy of positions on the sphere: splats, context tilt, geometry and composition.
+"""The energy of positions on the sphere: splats, context tilt, geometry, composition, entropy.
 
     E(x | c) = E_splats(x) - h(c).x + lambda_geom E_geom(x) + lambda_comp E_comp(x)
+               - lambda_entropy H[q]
 
 The first two terms are a tilted mixture of von Mises-Fisher densities relative to the uniform
 probability, and exactly solvable: with eta_k = a_k mu_k + h and r_k = |eta_k|,
@@ -14,13 +15,13 @@ All hot loops are kernels that run on the device the energy was made for.
 
 from __future__ import annotations
 
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebm_wgpu.config import EnergyConfig
-from ebm_wgpu.energy_terms import CompositionTerm, GeometryTerm
+from ebm_wgpu.energy_terms import CompositionTerm, EntropyTerm, GeometryTerm
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.kernels import DeviceArray, KernelDevice
 from ebm_wgpu.kernels.topk import similarity_topk
@@ -44,7 +45,7 @@ class Energy:
 
     The temperature divides a_k and h inside the logarithm, and the weights are normalised for it:
     high temperatures give the uniform density, low ones the splats themselves. It leaves the
-    geometric and compositional terms as they are.
+    further terms as they are.
 
     Attributes:
         store: the splats; their arrays are copied to the device when the energy is made.
@@ -52,7 +53,7 @@ class Energy:
         form: "normalized" or "published".
         temperature: T.
         n_neighbours: K of the published form.
-        geometry, composition: the additional terms, if any.
+        geometry, composition, entropy: the additional terms, if any.
         concentration: (N,) float64, a_k / T in natural units (published: alpha_k / (tau T)).
         log_weight: (N,) float64, log w_k (published: log alpha_k), nats.
         arrays: mu (N,d), a (N,) and log_w (N,) float32 on the device, as the kernels take them.
@@ -69,6 +70,7 @@ class Energy:
         n_neighbours: int = 64,
         geometry: GeometryTerm | None = None,
         composition: CompositionTerm | None = None,
+        entropy: EntropyTerm | None = None,
     ) -> None:
         """Copy the splats to the device.
 
@@ -83,9 +85,9 @@ class Energy:
                 raise ConfigError(f"energy {name} = {value}: it must be positive and finite")
         if form == "published":
             check_neighbours("n_neighbours", n_neighbours, len(store))
-        for term in (geometry, composition):
-            if term is not None:
-                check_neighbours(f"n_neighbours of {term.name}", term.n_neighbours, len(store))
+        self._terms = [term for term in (geometry, composition, entropy) if term is not None]
+        for term in self._terms:
+            check_neighbours(f"n_neighbours of {term.name}", term.n_neighbours, len(store))
         self.store = store
         self.device = device
         self.form = form
@@ -93,6 +95,7 @@ class Energy:
         self.n_neighbours = n_neighbours
         self.geometry = geometry
         self.composition = composition
+        self.entropy = entropy
         if form == "normalized":
             self.concentration: Float64Array = store.concentration / temperature
             self.log_weight: Float64Array = (
@@ -119,10 +122,6 @@ class Energy:
         Raises:
             ConfigError: as the constructor.
         """
-        geometry = GeometryTerm(
-            config.lambda_geom, config.lambda_spread, config.lambda_cover, config.rho_min
-        )
-        composition = CompositionTerm(config.lambda_comp)
         return cls(
             store,
             device,
@@ -130,14 +129,13 @@ class Energy:
             temperature=config.temperature,
             tau=config.tau,
             n_neighbours=config.n_neighbours,
-            geometry=geometry if config.lambda_geom > 0 else None,
-            composition=composition if config.lambda_comp > 0 else None,
+            **terms_of(config),
         )
 
     @property
     def is_mixture(self) -> bool:
         """Whether the energy is the tilted mixture over all splats and nothing else."""
-        return self._is_full_sum and self.geometry is None and self.composition is None
+        return self._is_full_sum and not self._terms
 
     def value_and_gradient(
         self, x: Points, h: ArrayLike | DeviceArray | None = None
@@ -282,13 +280,15 @@ class Energy:
             _, idx = similarity_topk(self.device, x, self.arrays["mu"], self.n_neighbours)
             found = self.device.run("splat_energy_list", x=x, h=tilts, idx=idx, **self.arrays)
         value, gradient = found["energy"], found["grad"]
-        for term in (self.geometry, self.composition):
-            if term is not None:
-                points = x.numpy()
-                _, near = similarity_topk(self.device, x, self.arrays["mu"], term.n_neighbours)
-                more, slope = term.value_and_gradient(points, self.store, near.numpy())
-                value.write(value.numpy() + more)
-                gradient.write(gradient.numpy() + slope)
+        if self._terms:
+            points, total, slope = x.numpy(), value.numpy(), gradient.numpy()
+            most = max(term.n_neighbours for term in self._terms)
+            near = similarity_topk(self.device, x, self.arrays["mu"], most)[1].numpy()
+            for term in self._terms:
+                more = term.value_and_gradient(points, self.store, near[:, : term.n_neighbours])
+                total, slope = total + more[0], slope + more[1]
+            value.write(total)
+            gradient.write(slope)
         return value, gradient
 
     def _device_tilts(self, h: ArrayLike | DeviceArray | None, rows: int) -> DeviceArray:
@@ -324,8 +324,37 @@ class Energy:
         if not self.is_mixture:
             raise ConfigError(
                 f"{what} needs the mixture over all splats: use form=normalized and "
-                "lambda_geom=lambda_comp=0, or estimate it from Langevin samples"
+                "lambda_geom=lambda_comp=lambda_entropy=0, or estimate it from Langevin samples"
             )
+
+
+class Terms(TypedDict):
+    """The further terms of an energy, each None if it is switched off."""
+
+    geometry: GeometryTerm | None
+    composition: CompositionTerm | None
+    entropy: EntropyTerm | None
+
+
+def terms_of(config: EnergyConfig) -> Terms:
+    """The further terms that a configuration describes; a weight of zero switches one off."""
+    k = config.term_neighbours
+    geometry = GeometryTerm(
+        config.lambda_geom,
+        config.lambda_spread,
+        config.lambda_cover,
+        config.rho_min,
+        n_neighbours=k,
+        sharpness=config.sharpness,
+    )
+    composition = CompositionTerm(
+        config.lambda_comp, config.pair_coefficients, config.pair_bias, n_neighbours=k
+    )
+    return {
+        "geometry": geometry if config.lambda_geom > 0 else None,
+        "composition": composition if config.lambda_comp > 0 else None,
+        "entropy": EntropyTerm(config.lambda_entropy, k) if config.lambda_entropy > 0 else None,
+    }
 
 
 def check_neighbours(name: str, count: int, splats: int) -> None:

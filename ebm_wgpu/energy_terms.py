@@ -1,7 +1,8 @@
-"""Energy terms that have no normaliser: spread and coverage (geometry), and composition.
+"""Energy terms that have no normaliser: spread and coverage (geometry), composition, entropy.
 
-Each gives values that add up to the term's energy and the Riemannian gradient of that sum, in
-float64 on the host, from the positions and the splats nearest to them.
+Each gives values that add up to the term's energy, the Riemannian gradient of that sum, and its
+derivatives with respect to the term's own parameters, in float64 on the host, from the positions
+and the splats nearest to them. `ebm_wgpu.models.energy_ops` has the same terms for torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.sphere import proju
 from ebm_wgpu.splats import SplatStore
+from ebm_wgpu.vmf import log_z0
 
 Float64Array = NDArray[np.float64]
 
@@ -68,14 +70,39 @@ class GeometryTerm:
         gradient = self.weight * proju(points, slope)
         return self.weight * value, gradient.astype(np.float64)
 
+    def parameter_gradients(
+        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+    ) -> dict[str, Float64Array]:
+        """Derivatives of the term's energy by the name of each parameter; arguments as above."""
+        points = np.asarray(x, np.float64)
+        spread = self._spread(points)[0].sum()
+        cosine, kernel = self._kernel(points, store, near)
+        lacking = kernel.sum(axis=1) < self.rho_min
+        cover = np.sum(np.maximum(self.rho_min - kernel.sum(axis=1), 0))
+        paid = self.weight * self.lambda_cover
+        found = {
+            "weight": self.lambda_spread * spread + self.lambda_cover * cover,
+            "lambda_spread": self.weight * spread,
+            "lambda_cover": self.weight * cover,
+            "rho_min": paid * np.count_nonzero(lacking),
+            "sharpness": -paid * np.sum((kernel * (cosine - 1))[lacking]),
+        }
+        return {name: np.asarray(value, np.float64) for name, value in found.items()}
+
     def density(
         self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
     ) -> tuple[Float64Array, Float64Array]:
         """rho(x), (B,), and its Euclidean gradient, (B, d); arguments as `value_and_gradient`."""
+        _, kernel = self._kernel(np.asarray(x, np.float64), store, near)
         mu = store.mu[near].astype(np.float64)
-        cosine = np.einsum("bkd,bd->bk", mu, np.asarray(x, np.float64))
-        kernel = np.exp(self.sharpness * (cosine - 1)) / near.shape[1]
         return kernel.sum(axis=1), self.sharpness * np.einsum("bk,bkd->bd", kernel, mu)
+
+    def _kernel(
+        self, x: Float64Array, store: SplatStore, near: NDArray[np.integer]
+    ) -> tuple[Float64Array, Float64Array]:
+        """x.mu_k and exp(sharpness (x.mu_k - 1)) / K of the splats near each row, (B, K) both."""
+        cosine = np.einsum("bkd,bd->bk", store.mu[near].astype(np.float64), x)
+        return cosine, np.exp(self.sharpness * (cosine - 1)) / near.shape[1]
 
     def _spread(self, x: Float64Array) -> tuple[Float64Array, Float64Array]:
         rows = len(x)
@@ -134,21 +161,105 @@ class CompositionTerm:
 
         x: (B, d) unit rows. near: (B, K) indices of the splats nearest to each.
         """
+        mu, cosine, share, gate, first, second = self._pairs(x, store, near)
+        u, v = cosine[:, first], cosine[:, second]
+        of_u, of_v, of_both = self.coefficients
+        slope = self.weight * share * gate * (1 - gate)
+        pull = np.zeros_like(cosine)
+        np.add.at(pull.T, first, (slope * (of_u + of_both * v)).T)
+        np.add.at(pull.T, second, (slope * (of_v + of_both * u)).T)
+        gradient = proju(np.asarray(x, np.float64), np.einsum("bk,bkd->bd", pull, mu))
+        return self.weight * np.sum(share * gate, axis=1), gradient.astype(np.float64)
+
+    def parameter_gradients(
+        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+    ) -> dict[str, Float64Array]:
+        """Derivatives of the term's energy, summed over rows, by the name of each parameter."""
+        _, cosine, share, gate, first, second = self._pairs(x, store, near)
+        u, v = cosine[:, first], cosine[:, second]
+        slope = self.weight * share * gate * (1 - gate)
+        return {
+            "weight": np.asarray(np.sum(share * gate)),
+            "coefficients": np.array([np.sum(slope * part) for part in (u, v, u * v)]),
+            "bias": np.asarray(np.sum(slope)),
+        }
+
+    def _pairs(
+        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+    ) -> tuple[
+        Float64Array, Float64Array, Float64Array, Float64Array, NDArray[np.intp], NDArray[np.intp]
+    ]:
+        """mu and cosines of the splats near each row, share and gate of each pair, its members."""
         points = np.asarray(x, np.float64)
         near = np.sort(near, axis=1)
         mu = store.mu[near].astype(np.float64)
         alpha = store.alpha[near].astype(np.float64)
         first, second = np.triu_indices(near.shape[1], 1)
         share = alpha[:, first] * alpha[:, second]
-        share *= self.weight / share.sum(axis=1, keepdims=True)
+        share /= share.sum(axis=1, keepdims=True)
         cosine = np.einsum("bkd,bd->bk", mu, points)
         u, v = cosine[:, first], cosine[:, second]
         of_u, of_v, of_both = self.coefficients
         argument = of_u * u + of_v * v + of_both * u * v + self.bias
-        gate = 0.5 * (1 + np.tanh(argument / 2))
-        slope = share * gate * (1 - gate)
-        pull = np.zeros_like(cosine)
-        np.add.at(pull.T, first, (slope * (of_u + of_both * v)).T)
-        np.add.at(pull.T, second, (slope * (of_v + of_both * u)).T)
-        gradient = proju(points, np.einsum("bk,bkd->bd", pull, mu))
-        return np.sum(share * gate, axis=1), gradient.astype(np.float64)
+        return mu, cosine, share, 0.5 * (1 + np.tanh(argument / 2)), first, second
+
+
+@dataclass(frozen=True)
+class EntropyTerm:
+    """-lambda_entropy H[q] = lambda_entropy sum_k q_k log q_k, q_k = mean over rows of p(k | x_i).
+
+    p(k | x_i) is the share of splat k in the density at x_i among the K splats nearest to it. The
+    term is low where a batch makes use of many splats evenly, and zero where all rows sit on one.
+    A row's value is its part sum_k p(k | x_i) log q_k / B of the sum.
+
+    Attributes:
+        weight: lambda_entropy.
+        n_neighbours: K, 1 to 128.
+    """
+
+    weight: float
+    n_neighbours: int = 8
+    name: ClassVar[str] = "the entropy term"
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a negative weight."""
+        if not 0 <= self.weight < np.inf:
+            raise ConfigError(f"weight = {self.weight} of {self.name}: use 0 or more")
+
+    def value_and_gradient(
+        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+    ) -> tuple[Float64Array, Float64Array]:
+        """The term's share of each row, (B,), and the Riemannian gradient of their sum, (B, d).
+
+        x: (B, d) unit rows. near: (B, K) indices of the splats nearest to each.
+        """
+        points = np.asarray(x, np.float64)
+        p, level = self._usage(points, store, near)
+        value = np.sum(p * level, axis=1, keepdims=True)
+        # dp_k/dx = p_k (a_k mu_k - sum_j p_j a_j mu_j); the 1 of d(q log q) cancels in the sum.
+        pull = self.weight / len(points) * p * (level - value) * store.concentration[near]
+        slope = np.einsum("bk,bkd->bd", pull, store.mu[near].astype(np.float64))
+        gradient = proju(points, slope)
+        return self.weight / len(points) * value[:, 0], gradient.astype(np.float64)
+
+    def parameter_gradients(
+        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+    ) -> dict[str, Float64Array]:
+        """The derivative of the term's energy by its weight: -H[q]; arguments as above."""
+        p, level = self._usage(np.asarray(x, np.float64), store, near)
+        return {"weight": np.asarray(np.sum(p * level) / len(p))}
+
+    def _usage(
+        self, x: Float64Array, store: SplatStore, near: NDArray[np.integer]
+    ) -> tuple[Float64Array, Float64Array]:
+        """p(k | x_i) and log q_k of the splats near each row, (B, K) both."""
+        a = store.concentration[near]
+        cosine = np.einsum("bkd,bd->bk", store.mu[near].astype(np.float64), x)
+        logs = store.log_pi[near] + a * cosine - log_z0(a, store.dimension)
+        p = np.exp(logs - logs.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        used, place = np.unique(near, return_inverse=True)
+        q = np.bincount(place.ravel(), p.ravel(), len(used)) / len(x)
+        # Splats of a share that underflows have no part in the sum.
+        level = np.log(np.maximum(q, np.finfo(np.float64).tiny))
+        return p, level[place.reshape(near.shape)]

@@ -9,7 +9,7 @@ from scipy.special import logsumexp, softmax
 
 from ebm_wgpu.config import EnergyConfig
 from ebm_wgpu.energy import Energy
-from ebm_wgpu.energy_terms import CompositionTerm, GeometryTerm
+from ebm_wgpu.energy_terms import CompositionTerm, EntropyTerm, GeometryTerm
 from ebm_wgpu.errors import ConfigError, EbmError
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.sphere import proju, projx, random_uniform
@@ -195,12 +195,13 @@ def test_further_terms_add_values_and_gradients(any_device: KernelDevice) -> Non
     store = make_store(30, 16)
     geometry = GeometryTerm(2.0, rho_min=0.9)
     composition = CompositionTerm(3.0, (1.0, -2.0, 0.5), 0.1)
-    whole = Energy(store, any_device, geometry=geometry, composition=composition)
+    entropy = EntropyTerm(0.5, n_neighbours=5)
+    whole = Energy(store, any_device, geometry=geometry, composition=composition, entropy=entropy)
     x = random_uniform(rng, 4, 16).astype(np.float32)
     near = np.argsort(-(x @ store.mu.T), axis=1)[:, :8]
     value, gradient = Energy(store, any_device).value_and_gradient(x)
-    for term in (geometry, composition):
-        more, slope = term.value_and_gradient(x, store, near)
+    for term in (geometry, composition, entropy):
+        more, slope = term.value_and_gradient(x, store, near[:, : term.n_neighbours])
         value, gradient = value + more, gradient + slope
     np.testing.assert_allclose(whole.value(x), value, rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(whole.gradient(x), gradient, rtol=1e-5, atol=1e-4)
@@ -221,7 +222,22 @@ def test_from_config(numba_device: KernelDevice) -> None:
     energy = Energy.from_config(store, numba_device, config)
     assert energy.geometry is not None and energy.geometry.weight == 1
     assert energy.composition is not None and energy.composition.weight == 2
-    np.testing.assert_allclose(energy.concentration, store.alpha / 0.1, rtol=1e-6)
+    assert energy.entropy is None
+    config = EnergyConfig(
+        lambda_entropy=3, lambda_comp=1, pair_coefficients=(1, 2, 3), pair_bias=4, term_neighbours=5
+    )
+    energy = Energy.from_config(store, numba_device, config)
+    assert energy.entropy == EntropyTerm(3, 5) and energy.geometry is None
+    assert energy.composition == CompositionTerm(1, (1, 2, 3), 4, n_neighbours=5)
+    assert not energy.is_mixture
+    energy = Energy.from_config(
+        store, numba_device, EnergyConfig(lambda_geom=1, sharpness=4, rho_min=0.5)
+    )
+    assert energy.geometry == GeometryTerm(1, rho_min=0.5, sharpness=4)
+    energy = Energy.from_config(
+        store, numba_device, EnergyConfig(form="published", n_neighbours=5, temperature=0.5)
+    )
+    np.testing.assert_allclose(energy.concentration, store.alpha / 0.05, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import click
 import pytest
 
 from ebm_wgpu.cli import main
-from ebm_wgpu.config import apply_overrides, preset
+from ebm_wgpu.config import apply_overrides
+from ebm_wgpu.presets import preset
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

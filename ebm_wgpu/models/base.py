@@ -74,14 +74,31 @@ class LanguageModel(nn.Module, ABC):
     ) -> Tensor:
         """log p(next token | tokens), nats, (B, V), for tokens (B, T)."""
 
+    def target_energies(self, tokens: Tensor, targets: Tensor) -> Tensor | None:
+        """E(targets[b, t] | tokens[b, :t+1]), nats, (B, T), for tokens and targets (B, T).
+
+        The family's own energy, before normalisation; nothing for one that has none besides
+        -log p.
+        """
+        return None
+
     @property
     def device_description(self) -> str:
-        """What computes: families written in torch use the processor, whatever the kernels use."""
+        """What computes: for families written in torch, the place of their parameters."""
+        if next(self.parameters()).device.type == "wgpu":
+            from ebm_wgpu.torch_device import device
+
+            return f"{device().description}, by torch"
         return "the processor, by torch"
 
     @property
     def splat_model(self) -> SplatModel | None:
         """Itself, if it is made of splats; otherwise nothing."""
+        return None
+
+    @property
+    def stored_splats(self) -> SplatStore | None:
+        """Splats that are no parameters but part of the model, for splats.h5; otherwise nothing."""
         return None
 
     def n_parameters(self) -> int:
@@ -98,7 +115,7 @@ class LanguageModel(nn.Module, ABC):
         Raises:
             ConfigError: a value out of range, or given to a family that has no such choice.
         """
-        for name, value in (("think_steps", steps), ("best_of", best_of)):
+        for name, value in (("think_steps", steps), ("think_best_of", best_of)):
             if value is not None:
                 raise ConfigError(
                     f"{name}={value} is for models that refine their predictions and this one "

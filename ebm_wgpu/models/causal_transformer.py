@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ebm_wgpu.models.class_softmax import ClassSoftmax
 from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy
+from ebm_wgpu.models.recall import Reading
+from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.models.transformer_lm import TransformerLM
 
 _WEIGHTS: Mapping[str, float] = MappingProxyType({"token": 1.0})
@@ -17,8 +21,18 @@ _WEIGHTS: Mapping[str, float] = MappingProxyType({"token": 1.0})
 class CausalTransformer(TransformerLM):
     """p(w | tokens) = softmax_w(h.W_w + b_w), h the last state of a transformer, W its embedding.
 
-    Config: `TransformerConfig`; `TRANSFORMER_PRESETS` has sizes from .8 to 71 M parameters.
+    With `transformer.class_bounds` the softmax is that of `ClassSoftmax`, over the same W and b.
+    Config: `TransformerConfig`; `TRANSFORMER_PRESETS` has sizes from 1 to 70 M parameters.
+
+    Attributes:
+        classes: the softmax by classes, or none.
     """
+
+    def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
+        """Weights are those of seed 0 until `initialize`."""
+        super().__init__(config, vocab_size)
+        bounds = config.class_bounds
+        self.classes = None if bounds is None else ClassSoftmax(vocab_size, config.dim, bounds)
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
@@ -34,9 +48,33 @@ class CausalTransformer(TransformerLM):
         """
         h = self.backbone(tokens[:, :-1], dropping=self.training).flatten(0, 1)
         targets = tokens[:, 1:].flatten()
-        loss = linear_cross_entropy(h, self.weight, self.bias, targets, self.config.max_logits)
-        return {"token": loss}
+        if self.classes is None:
+            limit = self.config.max_logits
+            return {"token": linear_cross_entropy(h, self.weight, self.bias, targets, limit)}
+        return {"token": -self.classes.target_log_probs(h, self.weight, self.bias, targets).mean()}
 
     def log_probs(self, h: Tensor) -> Tensor:
-        """log softmax(h.W_w + b_w), (P, V), of states (P, dim)."""
-        return F.log_softmax(self.logits(h), dim=-1)
+        """log p(w | h), (P, V), of states (P, dim)."""
+        if self.classes is None:
+            return F.log_softmax(self.logits(h), dim=-1)
+        return self.classes.log_probs(h, self.weight, self.bias)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, targets: Tensor, wanted: Tensor | None = None) -> Reading:
+        """Scores, keys and queries of tokens (B, T), for an online memory.
+
+        Keys and queries are both the states themselves; all positions are scored.
+        """
+        h = self.backbone(tokens)
+        log_p = self._score(h, targets)
+        return Reading(log_p, h, h, log_p)
+
+    def _start_from(self, log_frequencies: Tensor) -> None:
+        super()._start_from(log_frequencies)
+        if self.classes is not None:
+            self.classes.reset(log_frequencies)
+
+    def _target_log_probs(self, h: Tensor, targets: Tensor) -> tuple[Tensor]:
+        if self.classes is None:
+            return super()._target_log_probs(h, targets)
+        return (self.classes.target_log_probs(h, self.weight, self.bias, targets),)

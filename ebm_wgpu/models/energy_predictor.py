@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig, T
 from ebm_wgpu.models.linear_cross_entropy import chunk_rows
 from ebm_wgpu.models.position_noise import position_noise
 from ebm_wgpu.models.transformer_blocks import INIT_STD, KeyValueCache
+from ebm_wgpu.models.unigram_start import UnigramStart
 
 SYSTEM_1 = Thinking()
 
@@ -37,12 +36,14 @@ class Prediction(NamedTuple):
     energies: Tensor
 
 
-class EnergyPredictor(nn.Module):
+class EnergyPredictor(UnigramStart):
     """E(tokens, p) for a distribution p of the next token, and predictions of low energy.
 
     `latent` says what is random in a prediction: nothing (mean: it starts at the mean of the first
     state), the first state (exact), or that and the noise of each step (langevin). Noise depends on
     the seed and the position alone: not on the batch, nor on how a text is cut.
+
+    `initialize` gives the first state the mean that the configuration says.
 
     Attributes:
         config: shape and refinement.
@@ -79,10 +80,10 @@ class EnergyPredictor(nn.Module):
         self.log_step_size = nn.Parameter(torch.empty(()), requires_grad=config.learn_step_size)
         self.offset = nn.Parameter(torch.empty(config.dim))
         self.register_buffer("prior", torch.zeros(vocab_size))
-        self._reset(0)
+        self._draw_weights(0)
 
     @torch.no_grad()
-    def _reset(self, seed: int) -> None:
+    def _draw_weights(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.backbone.reset(generator)
         self.embedding.weight.normal_(0.0, INIT_STD, generator=generator)
@@ -91,27 +92,10 @@ class EnergyPredictor(nn.Module):
         self.offset.normal_(0.0, INIT_STD, generator=generator)
         self.log_step_size.fill_(math.log(self.config.step_size))
 
-    @torch.no_grad()
-    def initialize(
-        self,
-        corpus_ids: npt.NDArray[np.integer[Any]],
-        token_counts: npt.NDArray[np.integer[Any]],
-        seed: int,
-        vocabulary: Sequence[str] | None = None,
-    ) -> None:
-        """Draw all weights from `seed`; the first state gets the mean that the configuration says.
-
-        Args:
-            corpus_ids: the training text, (n,).
-            token_counts: how often each token occurs in it, (V,).
-            seed: of the weights.
-            vocabulary: changes nothing.
-        """
-        self._reset(seed)
+    def _start_from(self, log_frequencies: Tensor) -> None:
         self.prior.zero_()
         if self.config.initial == "unigram":
-            counts = torch.from_numpy(np.asarray(token_counts, np.float64)) + 1
-            self.prior.copy_((counts / counts.sum()).log())
+            self.prior.copy_(log_frequencies)
 
     @property
     def step_size(self) -> Tensor:
@@ -231,26 +215,12 @@ class EnergyPredictor(nn.Module):
         latent: Latent = "mean",
         seed: int = 0,
     ) -> Tensor:
-        """log p(next token | all read so far), (B, V), after reading on; as `TransformerLM.step`.
+        """log p(next token | all read so far), (B, V), after reading on.
 
-        Args:
-            tokens: new tokens (B, S); shorter rows are padded at the end with any ids.
-            cache: what was read before; extended in place.
-            lengths: real tokens of each row (B,), from 1 to S; all S unless given.
-            latent: what is random in a prediction; see the class.
-            seed: of that.
-
-        Raises:
-            ConfigError: lengths out of range, or more tokens than max_length; the cache is as it
-                was.
+        Arguments and errors as `TransformerLM.step`, but for `latent` and `seed`: see the class.
         """
         rows, count = tokens.shape
-        if lengths is None:
-            lengths = torch.full_like(cache.lengths, count)
-        if not bool(((lengths >= 1) & (lengths <= count)).all()):
-            raise ConfigError(
-                f"lengths {lengths.tolist()} must be from 1 to the {count} tokens given"
-            )
+        lengths = cache.new_lengths(count, lengths)
         self.backbone.extend(self.embedding(tokens), cache, lengths)
         noise = _Noise(self, seed, (cache.lengths - 1).tolist(), by_row=True)
         state, _ = self._think(self.backbone.cached_part(cache), rows, latent, noise)
@@ -275,8 +245,8 @@ class EnergyPredictor(nn.Module):
         thinking, config = self.thinking, self.config
         if thinking.best_of > 1 and not config.initial_noise:
             raise ConfigError(
-                f"best_of={thinking.best_of} needs starts that differ: train with "
-                "ebt.initial_noise > 0, or use best_of=1"
+                f"think_best_of={thinking.best_of} needs starts that differ: train with "
+                "ebt.initial_noise > 0, or use think_best_of=1"
             )
         descent, steps = self.descent(), self._steps()
         if thinking.step_rule is not None:

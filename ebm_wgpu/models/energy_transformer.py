@@ -91,6 +91,10 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
             "replay": config.replay_share if self.replay is not None else 0.0,
         }
 
+    def target_energies(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """E of being certain of the target, as `token_energies`."""
+        return self.token_energies(tokens, targets)
+
     def think(self, steps: int | None = None, best_of: int | None = None) -> None:
         """Choose `thinking`; see `LanguageModel.think`.
 

@@ -185,6 +185,6 @@ class Thinking:
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"think steps={self.steps} must be at least 1")
         if self.best_of < 1:
-            raise ConfigError(f"best_of={self.best_of} must be at least 1")
+            raise ConfigError(f"think_best_of={self.best_of} must be at least 1")
         if self.step_rule not in (None, "learned", "spectral"):
             raise ConfigError(f"step_rule={self.step_rule} must be learned, spectral or none")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ebm_wgpu.kernels import DeviceArray, KernelDevice
-from ebm_wgpu.models.ops import as_tensor, chunks, host_array, upload
+from ebm_wgpu.models.kernel_tensors import Kernels
+from ebm_wgpu.models.ops import chunks
 from ebm_wgpu.vmf import log_z0, mean_cosine
 
 CHUNK_ENTRIES = 2**22
@@ -41,40 +41,43 @@ class Readout(NamedTuple):
 class _Kept:
     """Products of the forward pass by chunk, if a backward pass follows and they are few enough."""
 
-    def __init__(self, rows: int, columns: int, differentiate: bool) -> None:
+    def __init__(self, kernels: Kernels, rows: int, columns: int, differentiate: bool) -> None:
+        self._kernels = kernels
         self._keep = differentiate and rows * columns <= KEPT_ENTRIES
         self._products: list[DeviceArray] = []
 
-    def put(self, product: DeviceArray) -> None:
+    def multiply(self, rows: DeviceArray, table: DeviceArray) -> DeviceArray:
+        """rows (B, d) times table (N, d), transposed, (B, N): the product of the next chunk."""
+        product = self._kernels.product(rows, table, trans_b=True)
         if self._keep:
             self._products.append(product)
+        return product
 
-    def get(
-        self, number: int, device: KernelDevice, rows: DeviceArray, table: DeviceArray
-    ) -> DeviceArray:
+    def get(self, number: int, rows: DeviceArray, table: DeviceArray) -> DeviceArray:
         """The product of a chunk, computed again if it was not kept."""
         if self._keep:
             return self._products[number]
-        return _rows_by_table(device, rows, table)
+        return self._kernels.product(rows, table, trans_b=True)
 
 
-def _rows_by_table(device: KernelDevice, rows: DeviceArray, table: DeviceArray) -> DeviceArray:
-    """rows (B, d) times table (N, d), transposed: (B, N)."""
-    return device.run("matmul", a=rows, b=table, trans_a=0, trans_b=1)["out"]
+class _Sum:
+    """A gradient (N, d) that chunks add to: grad (B, N), transposed, times rows (B, d)."""
 
+    def __init__(self, kernels: Kernels, like: Tensor) -> None:
+        self._kernels, self._like = kernels, like
+        self._total: DeviceArray | None = None
 
-def _back_to_rows(device: KernelDevice, grad: DeviceArray, table: DeviceArray) -> Tensor:
-    """grad (B, N) times table (N, d): (B, d)."""
-    return as_tensor(device.run("matmul", a=grad, b=table, trans_a=0, trans_b=0)["out"])
+    def add(self, grad: DeviceArray, rows: DeviceArray) -> None:
+        """Add the product of a chunk."""
+        self._total = self._kernels.product(grad, rows, trans_a=True, add_to=self._total)
 
-
-def _back_to_table(device: KernelDevice, grad: DeviceArray, rows: DeviceArray) -> Tensor:
-    """grad (B, N), transposed, times rows (B, d): (N, d)."""
-    return as_tensor(device.run("matmul", a=grad, b=rows, trans_a=1, trans_b=0)["out"])
-
-
-def _indices(tensor: Tensor) -> Any:
-    return host_array(tensor).astype(np.int32)
+    def tensor(self) -> Tensor:
+        """The sum so far."""
+        return (
+            torch.zeros_like(self._like)
+            if self._total is None
+            else self._kernels.tensor(self._total)
+        )
 
 
 class _MixtureReadout(torch.autograd.Function):
@@ -90,30 +93,29 @@ class _MixtureReadout(torch.autograd.Function):
         first: Tensor,
         last: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        table, width = upload(device, mu), mu.shape[1]
+        kernels, width = Kernels(device, h), mu.shape[1]
+        table = kernels.array(mu)
         square = h.detach().square().sum(1)
-        parts, kept = chunks(len(h), len(mu), CHUNK_ENTRIES), _Kept(len(h), len(mu), differentiate)
-        groups = {"first": _indices(first), "last": _indices(last)}
-        splats = {"a": upload(device, a), "log_pi": upload(device, log_pi)}
-        log_z, log_mass = torch.empty(len(h)), torch.empty(len(h))
-        tilt, mean = torch.empty(len(h)), torch.empty_like(h, memory_format=torch.contiguous_format)
-        for rows in parts:
-            s = _rows_by_table(device, upload(device, h[rows]), table)
-            kept.put(s)
-            result = device.run(
+        kept = _Kept(kernels, len(h), len(mu), differentiate)
+        splats = {"a": kernels.array(a), "log_pi": kernels.array(log_pi)}
+        log_z, log_mass, tilt = (h.new_empty(len(h)) for _ in range(3))
+        mean = torch.empty_like(h, memory_format=torch.contiguous_format)
+        for rows in chunks(len(h), len(mu), CHUNK_ENTRIES):
+            result = kernels.run(
                 "mixture_readout",
-                s=s,
-                h2=host_array(square[rows]),
+                s=kept.multiply(kernels.array(h[rows]), table),
+                h2=square[rows],
                 **splats,
-                **{name: bound[rows] for name, bound in groups.items()},
+                first=first[rows],
+                last=last[rows],
                 dimension=width,
             )
-            log_z[rows] = as_tensor(result["log_z"])
-            log_mass[rows] = as_tensor(result["log_mass"])
-            tilt[rows] = as_tensor(result["tilt"])
-            mean[rows] = _back_to_rows(device, result["pull"], table)
+            log_z[rows] = kernels.tensor(result["log_z"])
+            log_mass[rows] = kernels.tensor(result["log_mass"])
+            tilt[rows] = kernels.tensor(result["tilt"])
+            mean[rows] = kernels.tensor(kernels.product(result["pull"], table))
         mean += tilt[:, None] * h.detach()
-        ctx.device, ctx.kept, ctx.groups = device, kept, groups
+        ctx.kernels, ctx.kept, ctx.groups = kernels, kept, {"first": first, "last": last}
         ctx.save_for_backward(h, mu, a, log_pi, square, log_z, log_mass, tilt, mean)
         return log_z, log_mass, mean
 
@@ -123,9 +125,9 @@ class _MixtureReadout(torch.autograd.Function):
         ctx: Any, grad_log_z: Tensor, grad_log_mass: Tensor, grad_mean: Tensor
     ) -> tuple[Tensor | None, ...]:
         h, mu, a, log_pi, square, log_z, log_mass, tilt, mean = ctx.saved_tensors
-        device, table, width = ctx.device, upload(ctx.device, mu), mu.shape[1]
-        splats = {"a": upload(device, a), "log_pi": upload(device, log_pi)}
-        inverse = upload(device, a.reciprocal()[:, None])
+        kernels, width = ctx.kernels, mu.shape[1]
+        table, inverse = kernels.array(mu), kernels.array(a.reciprocal()[:, None])
+        splats = {"a": kernels.array(a), "log_pi": kernels.array(log_pi)}
         upstream = {
             "h2": square,
             "log_z": log_z,
@@ -136,26 +138,26 @@ class _MixtureReadout(torch.autograd.Function):
             "carried": (grad_mean * mean).sum(1),
         }
         grad_h = tilt[:, None] * grad_mean
-        grad_mu, grad_a, grad_log_pi = (torch.zeros_like(t) for t in (mu, a, log_pi))
+        grad_mu, grad_a, grad_log_pi = _Sum(kernels, mu), torch.zeros_like(a), torch.zeros_like(a)
         for number, rows in enumerate(chunks(len(h), len(mu), CHUNK_ENTRIES)):
-            part, pulled = upload(device, h[rows]), upload(device, grad_mean[rows])
-            result = device.run(
+            part, pulled = kernels.array(h[rows]), kernels.array(grad_mean[rows])
+            result = kernels.run(
                 "mixture_readout_backward",
-                s=ctx.kept.get(number, device, part, table),
-                grad_pull=_rows_by_table(device, pulled, table),
+                s=ctx.kept.get(number, part, table),
+                grad_pull=kernels.product(pulled, table, trans_b=True),
                 **splats,
-                **{name: host_array(value[rows]) for name, value in upstream.items()},
+                **{name: value[rows] for name, value in upstream.items()},
                 **{name: bound[rows] for name, bound in ctx.groups.items()},
                 dimension=width,
             )
             grad_s = result["grad_s"]
-            grad_h[rows] += _back_to_rows(device, grad_s, table)
-            grad_h[rows] += _back_to_rows(device, grad_s, inverse) * h[rows]
-            grad_mu += _back_to_table(device, grad_s, part)
-            grad_mu += _back_to_table(device, result["pull"], pulled)
-            grad_a += as_tensor(result["grad_a"])
-            grad_log_pi += as_tensor(result["grad_log_pi"])
-        return None, None, grad_h, grad_mu, grad_a, grad_log_pi, None, None
+            grad_h[rows] += kernels.tensor(kernels.product(grad_s, table))
+            grad_h[rows] += kernels.tensor(kernels.product(grad_s, inverse)) * h[rows]
+            grad_mu.add(grad_s, part)
+            grad_mu.add(result["pull"], pulled)
+            grad_a += kernels.tensor(result["grad_a"])
+            grad_log_pi += kernels.tensor(result["grad_log_pi"])
+        return None, None, grad_h, grad_mu.tensor(), grad_a, grad_log_pi, None, None
 
 
 def mixture_readout(
@@ -187,14 +189,14 @@ class _MixtureEnergy(torch.autograd.Function):
         a: Tensor,
         log_w: Tensor,
     ) -> Tensor:
-        table, kept = upload(device, mu), _Kept(len(x), len(mu), differentiate)
-        splats = {"a": upload(device, a), "log_w": upload(device, log_w)}
-        energy = torch.empty(len(x))
+        kernels = Kernels(device, x)
+        table, kept = kernels.array(mu), _Kept(kernels, len(x), len(mu), differentiate)
+        splats = {"a": kernels.array(a), "log_w": kernels.array(log_w)}
+        energy = x.new_empty(len(x))
         for rows in chunks(len(x), len(mu), CHUNK_ENTRIES):
-            s = _rows_by_table(device, upload(device, x[rows]), table)
-            kept.put(s)
-            energy[rows] = as_tensor(device.run("mixture_energy", s=s, **splats)["energy"])
-        ctx.device, ctx.kept = device, kept
+            s = kept.multiply(kernels.array(x[rows]), table)
+            (energy[rows],) = kernels.outputs("mixture_energy", "energy", s=s, **splats)
+        ctx.kernels, ctx.kept = kernels, kept
         ctx.save_for_backward(x, mu, a, log_w, energy)
         return energy
 
@@ -202,33 +204,34 @@ class _MixtureEnergy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mu, a, log_w, energy = ctx.saved_tensors
-        device, table = ctx.device, upload(ctx.device, mu)
-        splats = {"a": upload(device, a), "log_w": upload(device, log_w)}
+        kernels, table = ctx.kernels, ctx.kernels.array(mu)
+        splats = {"a": kernels.array(a), "log_w": kernels.array(log_w)}
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[2] else None
-        grad_mu, grad_a, grad_log_w = (torch.zeros_like(t) for t in (mu, a, log_w))
+        grad_mu, grad_a, grad_log_w = _Sum(kernels, mu), torch.zeros_like(a), torch.zeros_like(a)
         for number, rows in enumerate(chunks(len(x), len(mu), CHUNK_ENTRIES)):
-            part = upload(device, x[rows])
-            result = device.run(
+            part = kernels.array(x[rows])
+            result = kernels.run(
                 "mixture_energy_backward",
-                s=ctx.kept.get(number, device, part, table),
+                s=ctx.kept.get(number, part, table),
                 **splats,
-                energy=host_array(energy[rows]),
-                grad_energy=host_array(grad[rows]),
+                energy=energy[rows],
+                grad_energy=grad[rows],
             )
-            grad_mu += _back_to_table(device, result["grad_s"], part)
-            grad_a += as_tensor(result["grad_a"])
-            grad_log_w += as_tensor(result["grad_log_w"])
+            grad_mu.add(result["grad_s"], part)
+            grad_a += kernels.tensor(result["grad_a"])
+            grad_log_w += kernels.tensor(result["grad_log_w"])
             if grad_x is not None:
-                grad_x[rows] = _back_to_rows(device, result["grad_s"], table)
-        return None, None, grad_x, grad_mu, grad_a, grad_log_w
+                grad_x[rows] = kernels.tensor(kernels.product(result["grad_s"], table))
+        return None, None, grad_x, grad_mu.tensor(), grad_a, grad_log_w
 
 
 class _Peak(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, dimension: int) -> Tensor:
-        exact = a.detach().double().numpy()
-        ctx.slope = torch.from_numpy(1 - mean_cosine(exact, dimension)).to(a.dtype)
-        return torch.from_numpy(exact - log_z0(exact, dimension)).to(a.dtype)
+        exact = a.detach().cpu().double().numpy()
+        ctx.slope = torch.from_numpy(1 - mean_cosine(exact, dimension)).to(a.dtype).to(a.device)
+        peak = torch.from_numpy(exact - log_z0(exact, dimension))
+        return peak.to(a.dtype).to(a.device)
 
     @staticmethod
     @once_differentiable
@@ -239,7 +242,7 @@ class _Peak(torch.autograd.Function):
 def log_peak(a: Tensor, dimension: int) -> Tensor:
     """a - log Z0(a): log density of a vMF distribution at its mode, relative to the uniform one.
 
-    a: concentrations, any shape, natural units. Computed in float64.
+    a: concentrations, any shape, natural units. Computed in float64, on the processor.
     """
     return _Peak.apply(a, dimension)
 
@@ -261,18 +264,19 @@ class _TargetLogSoftmax(torch.autograd.Function):
         bias: Tensor,
         target: Tensor,
     ) -> Tensor:
-        weights, shift = upload(device, table), upload(device, bias)
-        kept, index = _Kept(len(x), len(table), differentiate), _indices(target)
-        log_p, lse = torch.empty(len(x)), torch.empty(len(x))
+        kernels = Kernels(device, x)
+        weights, shift = kernels.array(table), kernels.array(bias)
+        kept = _Kept(kernels, len(x), len(table), differentiate)
+        log_p, lse = x.new_empty(len(x)), x.new_empty(len(x))
         for rows in chunks(len(x), len(table), CHUNK_ENTRIES):
-            logits = _rows_by_table(device, upload(device, x[rows]), weights)
-            kept.put(logits)
-            result = device.run(
-                "target_log_softmax", logits=logits, bias=shift, target_index=index[rows]
+            log_p[rows], lse[rows] = kernels.outputs(
+                "target_log_softmax",
+                *("log_p", "lse"),
+                logits=kept.multiply(kernels.array(x[rows]), weights),
+                bias=shift,
+                target_index=target[rows],
             )
-            log_p[rows] = as_tensor(result["log_p"])
-            lse[rows] = as_tensor(result["lse"])
-        ctx.device, ctx.kept, ctx.index = device, kept, index
+        ctx.kernels, ctx.kept, ctx.target = kernels, kept, target
         ctx.save_for_backward(x, table, bias, lse)
         return log_p
 
@@ -280,23 +284,24 @@ class _TargetLogSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, table, bias, lse = ctx.saved_tensors
-        device, weights, shift = ctx.device, upload(ctx.device, table), upload(ctx.device, bias)
+        kernels = ctx.kernels
+        weights, shift = kernels.array(table), kernels.array(bias)
         grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        grad_table, grad_bias = torch.zeros_like(table), torch.zeros_like(bias)
+        grad_table, grad_bias = _Sum(kernels, table), torch.zeros_like(bias)
         for number, rows in enumerate(chunks(len(x), len(table), CHUNK_ENTRIES)):
-            part = upload(device, x[rows])
-            result = device.run(
+            part = kernels.array(x[rows])
+            result = kernels.run(
                 "target_log_softmax_backward",
-                logits=ctx.kept.get(number, device, part, weights),
+                logits=ctx.kept.get(number, part, weights),
                 bias=shift,
-                target_index=ctx.index[rows],
-                lse=host_array(lse[rows]),
-                grad_log_p=host_array(grad[rows]),
+                target_index=ctx.target[rows],
+                lse=lse[rows],
+                grad_log_p=grad[rows],
             )
-            grad_x[rows] = _back_to_rows(device, result["grad_logits"], weights)
-            grad_table += _back_to_table(device, result["grad_logits"], part)
-            grad_bias += as_tensor(result["grad_bias"])
-        return None, None, grad_x, grad_table, grad_bias, None
+            grad_x[rows] = kernels.tensor(kernels.product(result["grad_logits"], weights))
+            grad_table.add(result["grad_logits"], part)
+            grad_bias += kernels.tensor(result["grad_bias"])
+        return None, None, grad_x, grad_table.tensor(), grad_bias, None
 
 
 def target_log_softmax(
@@ -325,32 +330,27 @@ class _LogWeights(torch.autograd.Function):
         h2: Tensor,
         dimension: int,
     ) -> Tensor:
-        ctx.device, ctx.dimension = device, dimension
+        ctx.kernels, ctx.dimension = Kernels(device, s), dimension
         ctx.save_for_backward(s, a, h2)
-        result = device.run(
-            "mixture_log_weights",
-            s=host_array(s),
-            a=host_array(a),
-            log_pi=host_array(log_pi),
-            h2=host_array(h2),
-            dimension=dimension,
+        (log_w,) = ctx.kernels.outputs(
+            "mixture_log_weights", "log_W", s=s, a=a, log_pi=log_pi, h2=h2, dimension=dimension
         )
-        return as_tensor(result["log_W"])
+        return log_w
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        s, a, h2 = (host_array(t) for t in ctx.saved_tensors)
-        result = ctx.device.run(
+        s, a, h2 = ctx.saved_tensors
+        gradients = ctx.kernels.outputs(
             "mixture_log_weights_backward",
+            *("grad_s", "grad_a", "grad_log_pi", "grad_h2"),
             s=s,
             a=a,
             h2=h2,
-            grad_log_W=host_array(grad),
+            grad_log_W=grad,
             dimension=ctx.dimension,
         )
-        names = ("s", "a", "log_pi", "h2")
-        return (None, *(as_tensor(result[f"grad_{name}"]) for name in names), None)
+        return None, *gradients, None
 
 
 def mixture_log_weights(device: KernelDevice, s: Tensor, splats: Splats, h2: Tensor) -> Tensor:
@@ -361,23 +361,19 @@ def mixture_log_weights(device: KernelDevice, s: Tensor, splats: Splats, h2: Ten
 class _Posterior(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, device: KernelDevice, log_weights: Tensor) -> tuple[Tensor, Tensor]:
-        result = device.run("mixture_posterior", log_W=host_array(log_weights))
-        p = as_tensor(result["p"])
-        ctx.device = device
+        ctx.kernels = Kernels(device, log_weights)
+        p, log_z = ctx.kernels.outputs("mixture_posterior", "p", "log_z", log_W=log_weights)
         ctx.save_for_backward(p)
-        return p, as_tensor(result["log_z"])
+        return p, log_z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_p: Tensor, grad_log_z: Tensor) -> tuple[Tensor | None, ...]:
         (p,) = ctx.saved_tensors
-        result = ctx.device.run(
-            "mixture_posterior_backward",
-            p=host_array(p),
-            grad_p=host_array(grad_p),
-            grad_log_z=host_array(grad_log_z),
+        (grad_log_w,) = ctx.kernels.outputs(
+            "mixture_posterior_backward", "grad_log_W", p=p, grad_p=grad_p, grad_log_z=grad_log_z
         )
-        return None, as_tensor(result["grad_log_W"])
+        return None, grad_log_w
 
 
 def mixture_posterior(device: KernelDevice, log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -99,8 +99,8 @@ class NanoEBM(TransformerLM):
         """
         if best_of is not None and best_of != 1:
             raise ConfigError(
-                f"best_of={best_of} is for models that start from noise and this one starts from "
-                "its first answer: leave out best_of"
+                f"think_best_of={best_of} is for models that start from noise and this one starts "
+                "from its first answer: leave out think_best_of"
             )
         if steps is not None:
             self.think_steps = dataclasses.replace(self.nano, think_steps=steps).think_steps
@@ -157,6 +157,11 @@ class NanoEBM(TransformerLM):
     def propose(self, states: Tensor) -> Tensor:
         """log softmax(-E(h, .)), (N, V), of states (N, dim): System 1."""
         return F.log_softmax(self.logits(states), dim=-1)
+
+    @torch.no_grad()
+    def target_energies(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """E(h_t, targets[b, t]), nats, (B, T), for tokens and targets (B, T)."""
+        return self.token_energies(self.backbone(tokens), targets)
 
     def token_energies(self, h: Tensor, targets: Tensor) -> Tensor:
         """E(h, w) = -(h.W_w + b_w), (...), of states (..., dim) and tokens (...)."""

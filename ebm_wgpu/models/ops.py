@@ -1,6 +1,6 @@
-"""Differentiable torch operations on tensors in main memory, computed by the kernels of a device.
+"""Differentiable torch operations computed by the kernels of a device (`kernel_tensors`).
 
-On Numba no tensor is copied; on wgpu inputs go up and results come down once a call. Gradients are
+Tensors are in main memory, where Numba copies none, or on torch.device("wgpu"). Gradients are
 kernels too, and can be taken once (no second derivatives). All tensors are float32 but indices.
 """
 
@@ -12,56 +12,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ebm_wgpu.kernels import DeviceArray, KernelDevice
-
-
-def upload(device: KernelDevice, tensor: Tensor) -> DeviceArray:
-    """A float32 tensor on the device, to be used by several kernels; not to be written to.
-
-    On Numba this is the tensor's own memory.
-    """
-    host = host_array(tensor)
-    if device.name == "numba":
-        return DeviceArray(device, host.shape, "f32", host)
-    return device.array(host)
-
-
-def host_array(tensor: Tensor) -> Any:
-    """The NumPy array of a tensor, contiguous; shares its memory where it can."""
-    return tensor.detach().contiguous().numpy()
-
-
-def as_tensor(array: DeviceArray) -> Tensor:
-    """The tensor of a device array; on Numba it shares its memory."""
-    return torch.from_numpy(array.numpy())
-
-
-def _operand(tensor: Tensor) -> tuple[Any, int]:
-    """The array of a matrix or of its transpose, whichever is contiguous; 1 for the latter."""
-    if not tensor.is_contiguous() and tensor.T.is_contiguous():
-        return host_array(tensor.T), 1
-    return host_array(tensor), 0
-
-
-def _product(device: KernelDevice, a: Tensor, b: Tensor) -> Tensor:
-    (left, trans_a), (right, trans_b) = _operand(a), _operand(b)
-    result = device.run("matmul", a=left, b=right, trans_a=trans_a, trans_b=trans_b)
-    return as_tensor(result["out"])
+from ebm_wgpu.kernels import KernelDevice
+from ebm_wgpu.models.kernel_tensors import Kernels
 
 
 class _Matmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, device: KernelDevice, a: Tensor, b: Tensor) -> Tensor:
-        ctx.device = device
+        ctx.kernels = kernels = Kernels(device, a)
         ctx.save_for_backward(a, b)
-        return _product(device, a, b)
+        return kernels.tensor(kernels.product(a, b))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
-        grad_a = _product(ctx.device, grad, b.T) if ctx.needs_input_grad[1] else None
-        grad_b = _product(ctx.device, a.T, grad) if ctx.needs_input_grad[2] else None
+        kernels, wanted = ctx.kernels, ctx.needs_input_grad
+        grad_a = kernels.tensor(kernels.product(grad, b.T)) if wanted[1] else None
+        grad_b = kernels.tensor(kernels.product(a.T, grad)) if wanted[2] else None
         return None, grad_a, grad_b
 
 
@@ -89,18 +57,16 @@ def linear(device: KernelDevice, x: Tensor, weight: Tensor, bias: Tensor | None 
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, device: KernelDevice, x: Tensor) -> Tensor:
-        ctx.device = device
+        ctx.kernels = Kernels(device, x)
         ctx.save_for_backward(x)
-        return as_tensor(device.run("sphere_normalize", x=host_array(x))["out"])
+        (out,) = ctx.kernels.outputs("sphere_normalize", "out", x=x)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        result = ctx.device.run(
-            "sphere_normalize_backward", x=host_array(x), grad_out=host_array(grad)
-        )
-        return None, as_tensor(result["grad_x"])
+        return None, *ctx.kernels.outputs("sphere_normalize_backward", "grad_x", x=x, grad_out=grad)
 
 
 def normalize(device: KernelDevice, x: Tensor) -> Tensor:
@@ -133,29 +99,29 @@ class _HierarchicalContext(torch.autograd.Function):
             "attention_window": windows.attention,
             "scale": scale,
         }
-        inputs = {"x": host_array(x), "q": host_array(q), "k": host_array(k)}
-        result = device.run("hierarchical_context", **inputs, **params)
-        out, lse = as_tensor(result["out"]), as_tensor(result["lse"])
-        ctx.device, ctx.params = device, params
+        ctx.kernels, ctx.params = Kernels(device, x), params
+        out, lse = ctx.kernels.outputs(
+            "hierarchical_context", "out", "lse", x=x, q=q, k=k, **params
+        )
         ctx.save_for_backward(x, q, k, out, lse)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        names = ("x", "q", "k", "out", "lse")
-        saved = {n: host_array(t) for n, t in zip(names, ctx.saved_tensors, strict=True)}
-        result = ctx.device.run(
-            "hierarchical_context_backward", **saved, grad_out=host_array(grad), **ctx.params
+        x, q, k, out, lse = ctx.saved_tensors
+        gradients = ctx.kernels.outputs(
+            "hierarchical_context_backward",
+            *("grad_x", "grad_q", "grad_k"),
+            x=x,
+            q=q,
+            k=k,
+            out=out,
+            lse=lse,
+            grad_out=grad,
+            **ctx.params,
         )
-        return (
-            None,
-            as_tensor(result["grad_x"]),
-            as_tensor(result["grad_q"]),
-            as_tensor(result["grad_k"]),
-            None,
-            None,
-        )
+        return None, *gradients, None, None
 
 
 def hierarchical_context(
@@ -193,10 +159,10 @@ class _ExpertGate(torch.autograd.Function):
     def forward(
         ctx: Any, device: KernelDevice, logits: Tensor, n_active: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        result = device.run("expert_gate", logits=host_array(logits), A=n_active)
-        index, weight = as_tensor(result["index"]), as_tensor(result["weight"])
-        load, importance = as_tensor(result["load"]), as_tensor(result["importance"])
-        ctx.device = device
+        ctx.kernels = Kernels(device, logits)
+        index, weight, load, importance = ctx.kernels.outputs(
+            "expert_gate", "index", "weight", "load", "importance", logits=logits, A=n_active
+        )
         ctx.save_for_backward(logits, index, weight)
         ctx.mark_non_differentiable(index, load)
         return index, weight, load, importance
@@ -207,15 +173,16 @@ class _ExpertGate(torch.autograd.Function):
         ctx: Any, _index: Tensor, grad_weight: Tensor, _load: Tensor, grad_importance: Tensor
     ) -> tuple[Tensor | None, ...]:
         logits, index, weight = ctx.saved_tensors
-        result = ctx.device.run(
+        (grad_logits,) = ctx.kernels.outputs(
             "expert_gate_backward",
-            logits=host_array(logits),
-            index=host_array(index),
-            weight=host_array(weight),
-            grad_weight=host_array(grad_weight),
-            grad_importance=host_array(grad_importance),
+            "grad_logits",
+            logits=logits,
+            index=index,
+            weight=weight,
+            grad_weight=grad_weight,
+            grad_importance=grad_importance,
         )
-        return None, as_tensor(result["grad_logits"]), None
+        return None, grad_logits, None
 
 
 def expert_gate(device: KernelDevice, logits: Tensor, n_active: int) -> Gate:
@@ -251,37 +218,32 @@ class _ExpertFfn(torch.autograd.Function):
         index: Tensor,
         weight: Tensor,
     ) -> Tensor:
-        names = ("x", "w1", "b1", "w2", "b2", "index", "weight")
-        tensors = (x, w1, b1, w2, b2, index, weight)
-        arrays = {n: host_array(t) for n, t in zip(names, tensors, strict=True)}
-        result = device.run("expert_ffn", **arrays)
-        ctx.device = device
-        ctx.save_for_backward(x, w1, w2, b2, index, weight, as_tensor(result["pre"]))
-        return as_tensor(result["out"])
+        ctx.kernels = Kernels(device, x)
+        networks = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
+        out, pre = ctx.kernels.outputs(
+            "expert_ffn", "out", "pre", x=x, **networks, index=index, weight=weight
+        )
+        ctx.save_for_backward(x, w1, w2, b2, index, weight, pre)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        names = ("x", "w1", "w2", "b2", "index", "weight", "pre")
-        saved = {n: host_array(t) for n, t in zip(names, ctx.saved_tensors, strict=True)}
-        x, n_experts = saved.pop("x"), len(saved["w1"])
-        shared = {n: saved[n] for n in ("index", "weight", "pre")} | {"grad_out": host_array(grad)}
-        matrices = {n: saved[n] for n in ("w1", "w2", "b2")}
-        rows = ctx.device.run("expert_ffn_backward", **shared, **matrices)
-        sums = ctx.device.run(
+        x, w1, w2, b2, index, weight, pre = ctx.saved_tensors
+        kernels: Kernels = ctx.kernels
+        shared = {"index": index, "weight": weight, "pre": pre, "grad_out": grad}
+        shared = {name: kernels.array(tensor) for name, tensor in shared.items()}
+        rows = kernels.run("expert_ffn_backward", **shared, w1=w1, w2=w2, b2=b2)
+        sums = kernels.outputs(
             "expert_ffn_weight_backward",
+            *("grad_w1", "grad_b1", "grad_w2", "grad_b2"),
             **shared,
             x=x,
             grad_pre=rows["grad_pre"],
-            E=n_experts,
+            E=len(w1),
         )
-        return (
-            None,
-            as_tensor(rows["grad_x"]),
-            *(as_tensor(sums[f"grad_{name}"]) for name in ("w1", "b1", "w2", "b2")),
-            None,
-            as_tensor(rows["grad_weight"]),
-        )
+        grad_x, grad_weight = (kernels.tensor(rows[f"grad_{name}"]) for name in ("x", "weight"))
+        return None, grad_x, *sums, None, grad_weight
 
 
 def expert_ffn(
@@ -307,8 +269,8 @@ def expert_ffn(
 def feed_forward(device: KernelDevice, x: Tensor, network: Experts) -> Tensor:
     """W2 gelu(W1 x + b1) + b2 for rows x (..., I) and a single network (E = 1): (..., O)."""
     rows = x.reshape(-1, x.shape[-1])
-    index = torch.zeros(len(rows), 1, dtype=torch.int32)
-    weight = torch.ones(len(rows), 1)
+    index = torch.zeros(len(rows), 1, dtype=torch.int32, device=x.device)
+    weight = torch.ones(len(rows), 1, device=x.device)
     out = expert_ffn(device, rows, network, index, weight)
     return out.reshape(*x.shape[:-1], out.shape[-1])
 

@@ -39,6 +39,10 @@ class Family:
 
 
 def _splat(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
+    if config.model.context == "transformer":
+        from ebm_wgpu.models.splat_transformer import SplatTransformer
+
+        return SplatTransformer(config.model, config.transformer, config.memory, vocab_size)
     from ebm_wgpu.models.splat_lm import SplatLM
 
     return SplatLM(config.model, config.energy, vocab_size, device, config.sampler)
@@ -63,6 +67,9 @@ def _ebt(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel
 
 
 def _splat_disagreements(config: Config) -> Disagreements:
+    if config.model.context == "transformer":
+        yield from _splat_transformer_disagreements(config)
+        return
     for key, size in (
         ("energy.n_neighbours", config.energy.n_neighbours),
         ("sampler.list_size", config.sampler.list_size),
@@ -79,12 +86,31 @@ def _splat_disagreements(config: Config) -> Disagreements:
         )
 
 
+def _splat_transformer_disagreements(config: Config) -> Disagreements:
+    yield from _transformer_disagreements(config)
+    for key, latent in _latents(config):
+        yield (
+            latent != "mean",
+            f"{key}={latent} must be mean for model.context=transformer: its decoder reads states",
+        )
+    yield (
+        config.train.dsm_weight > 0,
+        f"train.dsm_weight={config.train.dsm_weight} must be 0 for model.context=transformer: its "
+        "splats are states, which score matching does not teach",
+    )
+
+
 def _transformer_disagreements(config: Config) -> Disagreements:
     yield from _room(config, "transformer", config.transformer.max_length)
 
 
 def _nano_disagreements(config: Config) -> Disagreements:
     yield from _transformer_disagreements(config)
+    yield (
+        config.transformer.class_bounds is not None,
+        "transformer.class_bounds must be none for model.family=nano, whose energy is one of all "
+        "tokens",
+    )
     nano, block = config.nano, config.data.block_size
     yield (
         nano.contrastive_weight > 0 and nano.contrastive_length > block,
@@ -150,8 +176,8 @@ def family_disagreements(config: Config) -> Disagreements:
 def build_model(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
     """The model `config` describes for `vocab_size` token ids.
 
-    Splats compute in kernels on `device`. The other families are written in torch and compute on
-    the processor, whatever the device.
+    Splats compute in kernels on `device`. The other families are written in torch and compute where
+    their parameters are: in main memory at first.
 
     Raises:
         ConfigError: there is no such family.

@@ -211,10 +211,7 @@ class SplatLM(SplatMixture, SplatModel):
         inputs, targets = tokens[:, :-1], tokens[:, 1:].reshape(-1)
         table = self.directions()
         scored = self._score(inputs, targets, table, latent, seed)
-        kinds, which = torch.unique(targets, return_inverse=True)
-        latents = table.detach()[kinds]
-        energy = mixture_energy(self.device, latents, self.splats())[which]
-        energy = energy - (scored.context.h * latents[which]).sum(1)
+        energy = self._latent_energies(scored.context.h, targets, table.detach())
         return {
             "token": -scored.log_p.mean(),
             "latent": (energy + scored.readout.log_z).mean() / (self._dim - 1),
@@ -235,6 +232,21 @@ class SplatLM(SplatMixture, SplatModel):
         return scored.log_p.reshape(targets.shape)
 
     @torch.no_grad()
+    def target_energies(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """E(e_w|c) = E_splats(e_w) - h(c).e_w of each target w, nats, (B, T), for (B, T) each."""
+        table = self.directions()
+        h = self._context(F.embedding(tokens, table)).h.flatten(0, 1)
+        return self._latent_energies(h, targets.flatten(), table).view(targets.shape)
+
+    def _latent_energies(self, h: Tensor, targets: Tensor, table: Tensor) -> Tensor:
+        """E(e_w|c), (P,), of targets (P,) after contexts with the tilts h (P, d)."""
+        kinds, which = torch.unique(targets.cpu(), return_inverse=True)
+        kinds, which = kinds.to(table.device), which.to(table.device)
+        latents = table[kinds]
+        energy = mixture_energy(self.device, latents, self.splats())[which]
+        return energy - (h * latents[which]).sum(1)
+
+    @torch.no_grad()
     def record_usage(self, tokens: Tensor, steps: int) -> None:
         """Age all splats by `steps` and move their frequencies toward their use after `tokens`.
 
@@ -242,7 +254,7 @@ class SplatLM(SplatMixture, SplatModel):
         r = `USAGE_RATE`: frequencies are shares of all use, recent use counting most.
         """
         h = self.features(tokens).h.flatten(0, 1)
-        use = self._posterior(h).double().mean(0)
+        use = self._posterior(h).cpu().double().mean(0)
         self.frequency.lerp_(use, USAGE_RATE)
         self.age += steps
 
@@ -279,8 +291,9 @@ class SplatLM(SplatMixture, SplatModel):
         table = self.directions()
         full = self._context(F.embedding(tokens, table))
         c, h = full.c[:, -1], full.h[:, -1].contiguous()
-        p_splat = torch.zeros(len(h), self.vocab_size).index_add_(1, self.sid, self._posterior(h))
-        nothing = torch.zeros(len(h), dtype=torch.int64)
+        shares = self._posterior(h).cpu()
+        p_splat = torch.zeros(len(h), self.vocab_size).index_add_(1, self.sid, shares).to(h.device)
+        nothing = torch.zeros(len(h), dtype=torch.int64, device=h.device)
         mean = mixture_readout(self.device, h, self.splats(), nothing, nothing).mean
         y = self.decoder(self._latent(h, mean, latent, seed), c).y
         log_decoder = F.log_softmax(self.product(y, table.T) + self.bias, 1)
@@ -297,7 +310,7 @@ class SplatLM(SplatMixture, SplatModel):
 
         energy, sampler = self._sampler(), self._sampler_config
         # The energy divides tilts by its temperature; these are divided already.
-        tilt = (h.detach() * self._energy_config.temperature).numpy()
+        tilt = (h.detach() * self._energy_config.temperature).cpu().numpy()
         if latent == "exact":
             x = sampling.sample_exact(energy, len(h), tilt, seed=seed).x
         elif sampler.integrator == "published":
@@ -324,7 +337,7 @@ class SplatLM(SplatMixture, SplatModel):
                 list_eps=sampler.list_eps,
                 seed=seed,
             ).x
-        return torch.from_numpy(x)
+        return torch.from_numpy(x).to(h.device)
 
     def _sampler(self) -> Any:
         """The energy of the splats as they are, made anew when they have changed."""

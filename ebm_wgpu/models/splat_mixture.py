@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -62,6 +65,14 @@ class SplatMixture(nn.Module):
             )
         )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # What counts splats stays in main memory: float64 has no form on a GPU.
+        kept = {name: self._buffers.pop(name) for name in ("sid", "frequency", "age")}
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._buffers.update(kept)
+
     def load_store(self, store: SplatStore) -> None:
         """Take over the splats of a store, sorted by token id.
 
@@ -115,9 +126,9 @@ class SplatMixture(nn.Module):
         limits = torch.finfo(torch.float32)
         alpha = self.log_alpha.exp().clamp(limits.tiny, limits.max / len(self.mu))
         store = SplatStore(
-            mu=self.mu.numpy().copy(),
-            alpha=alpha.numpy(),
-            kappa=self.kappa().numpy(),
+            mu=self.mu.cpu().numpy().copy(),
+            alpha=alpha.cpu().numpy(),
+            kappa=self.kappa().cpu().numpy(),
             sid=self.sid.numpy().copy(),
             frequency=self.frequency.numpy().copy(),
             age=self.age.numpy().copy(),
@@ -154,5 +165,7 @@ class SplatMixture(nn.Module):
 
     def groups(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """First splat of each token and one past its last, in the shape of `tokens`."""
-        first = torch.searchsorted(self.sid, tokens)
-        return first, torch.searchsorted(self.sid, tokens, right=True)
+        asked = tokens.cpu()
+        first = torch.searchsorted(self.sid, asked)
+        last = torch.searchsorted(self.sid, asked, right=True)
+        return first.to(tokens.device), last.to(tokens.device)

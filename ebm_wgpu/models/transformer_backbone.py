@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.rotary import rotary_table
 from ebm_wgpu.models.transformer_blocks import (
     Block,
@@ -99,12 +98,7 @@ class TransformerBackbone(nn.Module):
                 was.
         """
         rows, count = tokens.shape
-        if lengths is None:
-            lengths = torch.full_like(cache.lengths, count)
-        if not bool(((lengths >= 1) & (lengths <= count)).all()):
-            raise ConfigError(
-                f"lengths {lengths.tolist()} must be from 1 to the {count} tokens given"
-            )
+        lengths = cache.new_lengths(count, lengths)
         offsets = torch.arange(count, device=tokens.device)
         slots = cache.lengths[:, None] + offsets
         check_room(int((cache.lengths + lengths).max()), self.config.max_length)

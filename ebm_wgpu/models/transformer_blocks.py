@@ -52,6 +52,20 @@ class KeyValueCache:
             [tensor[rows] for tensor in self.values],
         )
 
+    def new_lengths(self, count: int, lengths: Tensor | None = None) -> Tensor:
+        """`lengths` (B,), how many of `count` further tokens of each row are real; or all of them.
+
+        Raises:
+            ConfigError: one of them is not from 1 to `count`.
+        """
+        if lengths is None:
+            return torch.full_like(self.lengths, count)
+        if not bool(((lengths >= 1) & (lengths <= count)).all()):
+            raise ConfigError(
+                f"lengths {lengths.tolist()} must be from 1 to the {count} tokens given"
+            )
+        return lengths
+
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values (B, heads, S, head_dim) of one block at slots (B, S).
 
@@ -72,7 +86,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.n_heads, self.dropout = config.n_heads, config.dropout
+        self.n_heads, self.dropout = config.n_heads, config.attention_share
         self.inputs = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.output = nn.Linear(config.dim, config.dim, bias=False)
 

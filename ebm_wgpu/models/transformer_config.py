@@ -45,6 +45,13 @@ class TransformerConfig:
         "layer", "normalisation: by the root mean square, or layer"
     )
     dropout: float = option(0.0, "share of units dropped in training", ge=0, lt=1)
+    attention_dropout: float | None = option(
+        None,
+        "share of attention weights dropped in training (none: as dropout); 0 lets the processor "
+        "use its fused attention",
+        ge=0,
+        lt=1,
+    )
     max_length: int = option(1024, "most tokens of input", ge=1)
     rotary_base: float = option(10000.0, "base of the rotary angles", gt=1)
     checkpointing: bool = option(
@@ -52,6 +59,13 @@ class TransformerConfig:
     )
     max_logits: int = option(
         1 << 24, "most entries of a (positions, vocabulary) matrix held at a time", ge=1
+    )
+    class_bounds: tuple[int, ...] | None = option(
+        None,
+        "first token id of each class of rarer tokens, such as 1000,6000,16000: an exactly "
+        "normalised softmax in two steps for large vocabularies whose ids go by frequency, of "
+        "models of family transformer or splat (none: one softmax over all)",
+        ge=1,
     )
 
     def __post_init__(self) -> None:
@@ -66,6 +80,18 @@ class TransformerConfig:
                 f"transformer.dim={self.dim} must be a multiple of 2 x transformer.n_heads="
                 f"{2 * self.n_heads}: rotary positions need heads of even dimension"
             )
+
+        bounds = self.class_bounds or ()
+        if list(bounds) != sorted(set(bounds)):
+            raise ConfigError(
+                f"transformer.class_bounds={','.join(map(str, bounds))} must ascend: give the "
+                "first id of each class, from the most frequent on"
+            )
+
+    @property
+    def attention_share(self) -> float:
+        """Share of attention weights dropped in training."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
 
     @property
     def head_dim(self) -> int:
@@ -83,9 +109,14 @@ class TransformerConfig:
 TRANSFORMER_PRESETS: Mapping[str, TransformerConfig] = MappingProxyType(
     {
         "nano": TransformerConfig(dim=128, n_layers=4, n_heads=4),
-        "small": TransformerConfig(dim=384, n_layers=6, n_heads=6),
-        "medium": TransformerConfig(dim=512, n_layers=10, n_heads=8),
-        "large": TransformerConfig(dim=768, n_layers=10, n_heads=12),
+        "small": TransformerConfig(dim=320, n_layers=6, n_heads=5),
+        "medium": TransformerConfig(dim=512, n_layers=7, n_heads=8),
+        "large": TransformerConfig(dim=640, n_layers=12, n_heads=10, checkpointing=True),
     }
 )
-"""Sizes without the embedding: nano .8 M, small 10.6 M, medium 31.5 M, large 70.8 M parameters."""
+"""Sizes by name.
+
+Parameters with the vocabularies of the configurations transformer-small, -medium and -large, which
+are 8,192, 16,384 and 16,384: small 10.0 M, medium 30.4 M, large 69.5 M; without the embedding nano
+.8 M, small 7.4 M, medium 22.0 M, large 59.0 M.
+"""

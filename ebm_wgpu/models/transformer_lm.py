@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,13 +13,14 @@ from ebm_wgpu.models.linear_cross_entropy import map_chunks
 from ebm_wgpu.models.transformer_backbone import TransformerBackbone
 from ebm_wgpu.models.transformer_blocks import KeyValueCache
 from ebm_wgpu.models.transformer_config import TransformerConfig
+from ebm_wgpu.models.unigram_start import UnigramStart
 
 
-class TransformerLM(LanguageModel):
+class TransformerLM(UnigramStart, LanguageModel):
     """A distribution of the next token for each hidden state of a backbone.
 
     The head is tied: E(h, w) = -(h.W_w + b_w) with W the token embedding, and b starting at the
-    logarithm of the token frequencies.
+    logarithm of the token frequencies (`UnigramStart`).
 
     These families have no latents: `latent` is there for the interface all families share, and
     changes nothing. Dropout acts in `losses` alone, and only in training mode.
@@ -50,25 +47,11 @@ class TransformerLM(LanguageModel):
         """-E(h, w) = h.W_w + b_w, (..., V), of states (..., dim)."""
         return F.linear(h, self.weight, self.bias)
 
-    @torch.no_grad()
-    def initialize(
-        self,
-        corpus_ids: npt.NDArray[np.integer[Any]],
-        token_counts: npt.NDArray[np.integer[Any]],
-        seed: int,
-        vocabulary: Sequence[str] | None = None,
-    ) -> None:
-        """Draw all weights from `seed`, and set b to the token frequencies (each count plus one).
-
-        Args:
-            corpus_ids: the training text, (n,).
-            token_counts: how often each token occurs in it, (V,).
-            seed: of the weights.
-            vocabulary: changes nothing.
-        """
+    def _draw_weights(self, seed: int) -> None:
         self.backbone.reset(torch.Generator().manual_seed(seed))
-        counts = torch.from_numpy(np.asarray(token_counts, np.float64)) + 1
-        self.bias.copy_((counts / counts.sum()).log())
+
+    def _start_from(self, log_frequencies: Tensor) -> None:
+        self.bias.copy_(log_frequencies)
 
     def token_log_probs(
         self, tokens: Tensor, targets: Tensor, latent: str = "mean", seed: int = 0
@@ -77,9 +60,16 @@ class TransformerLM(LanguageModel):
 
         At most `max_logits` entries of the (B T, V) matrix exist at a time.
         """
-        h = self.backbone(tokens).flatten(0, 1)
+        return self._score(self.backbone(tokens), targets)
+
+    def _score(self, states: Tensor, targets: Tensor) -> Tensor:
+        """log p of targets (B, T) after states (B, T, dim)."""
         (chosen,) = map_chunks(
-            self._target_log_probs, self.vocab_size, self.config.max_logits, h, targets.flatten()
+            self._target_log_probs,
+            self.vocab_size,
+            self.config.max_logits,
+            states.flatten(0, 1),
+            targets.flatten(),
         )
         return chosen.view(targets.shape)
 

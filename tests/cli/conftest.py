@@ -54,3 +54,18 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return run, result
+
+
+@pytest.fixture(scope="session")
+def splatless(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a family without splats."""
+    run = tmp_path_factory.mktemp("runs") / "transformer"
+    result = ebm(
+        "train", "--config", "shakespeare-transformer", "--dataset", corpus, "--run", run,
+        "--device", "numba", "transformer.dim=16", "transformer.n_layers=1",
+        "transformer.n_heads=2", "data.block_size=16", "data.eval_context=16",
+        "data.eval_stride=8", "train.batch_size=4", "train.eval_tokens=64",
+        "train.warmup_steps=1", "train.steps=2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return run

@@ -51,7 +51,7 @@ def sample(run: Path, *options: object) -> str:
     arguments = ("--checkpoint", run, "--device", "numba", "--prompt", "the cat", "--seed", 3)
     result = ebm("sample", *arguments, "--max-tokens", 14, *options)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 @pytest.mark.parametrize("family", SETTINGS)
@@ -79,10 +79,10 @@ def test_thinking_longer_changes_the_score(runs: Runs) -> None:
             evaluate(runs[family], "--think-steps", steps)["nll_per_token"] for steps in options
         ]
         assert scores[0] != scores[1]
-    thought = evaluate(runs["ebt"], "--think-steps", 2, "--best-of", 2, "--latent", "exact")
-    assert (thought["think_steps"], thought["best_of"]) == (2, 2)
+    thought = evaluate(runs["ebt"], "--think-steps", 2, "--think-best-of", 2, "--latent", "exact")
+    assert (thought["think_steps"], thought["think_best_of"]) == (2, 2)
     assert thought["latent"] == "exact"
-    assert sample(runs["ebt"], "--think-steps", 3, "--best-of", 2, "--latent", "exact")
+    assert sample(runs["ebt"], "--think-steps", 3, "--think-best-of", 2, "--latent", "exact")
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("sample", "--prompt", "the")])
@@ -90,9 +90,9 @@ def test_thinking_longer_changes_the_score(runs: Runs) -> None:
     ("family", "options", "words"),
     [
         ("transformer", ["--think-steps", 2], "think_steps=2 is for models that refine"),
-        ("transformer", ["--best-of", 2], "best_of=2 is for models that refine"),
+        ("transformer", ["--think-best-of", 2], "think_best_of=2 is for models that refine"),
         ("transformer", ["--latent", "exact"], "latent=exact must be mean for model.family=tran"),
-        ("nano", ["--best-of", 2], "best_of=2 is for models that start from noise"),
+        ("nano", ["--think-best-of", 2], "think_best_of=2 is for models that start from noise"),
         ("nano", ["--think-steps", -1], "nano.think_steps=-1 must be >= 0"),
         ("ebt", ["--think-steps", 0], "think steps=0 must be at least 1"),
     ],

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import click
 import h5py
 import numpy as np
 import pytest
 from click.testing import Result
+
+from ebm_wgpu.generation import TokenWriter, WrittenToken
+from ebm_wgpu.text.tokenizers import make_tokenizer
 
 from .conftest import ebm
 from .test_train import one_line_error
@@ -21,7 +28,7 @@ def sample(run: Path, prompt: str, *options: object) -> str:
     arguments = ("--checkpoint", run, "--prompt", prompt, "--device", "numba", "--max-tokens", 12)
     result = ebm("sample", *arguments, *options)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -50,11 +57,137 @@ def test_streamed_and_whole_output_are_equal_and_files_too(
 ) -> None:
     run, _ = trained
     prompt, output = tmp_path / "prompt.txt", tmp_path / "out.txt"
-    prompt.write_text("a dog")
+    prompt.write_text("a dog\n")
     arguments = ("sample", "--checkpoint", run, "--max-tokens", 8, "--device", "numba")
-    streamed = ebm(*arguments, "--prompt", "a dog").output
-    whole = ebm(*arguments, "--prompt-file", prompt, "--no-stream", "--output", output).output
+    streamed = ebm(*arguments, "--prompt", "a dog").stdout
+    whole = ebm(*arguments, "--prompt-file", prompt, "--no-stream", "--output", output).stdout
     assert streamed == whole == output.read_text()
+    assert streamed.startswith("a dog")
+
+
+def test_pieces_are_printed_while_tokens_are_written(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    write, echo = TokenWriter.write, click.echo
+
+    def watched_write(writer: TokenWriter) -> list[WrittenToken]:
+        events.append("token")
+        return write(writer)
+
+    def watched_echo(message: object = None, **options: object) -> None:
+        if not options.get("err"):
+            events.append("print")
+        echo(message, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TokenWriter, "write", watched_write)
+    monkeypatch.setattr(click, "echo", watched_echo)
+    sample(trained[0], "the cat", "--temperature", 0)
+    assert events[:2] == ["print", "token"]
+    assert sum(pair == ("print", "token") for pair in itertools.pairwise(events)) > 6
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_file_of_prompts_gets_the_texts_they_get_alone(trained: Trained, tmp_path: Path) -> None:
+    run, _ = trained
+    prompts = ["the cat", "over the river and", "a"]
+    file, output = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    file.write_text("the cat\n\nover the river and\na")
+    result = ebm(
+        "sample", "--checkpoint", run, "--device", "numba", "--max-tokens", 12,
+        "--prompt-file", file, "--num-samples", 2, "--output", output,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = records(output)
+    assert [(record["prompt"], record["seed"]) for record in found] == [
+        (prompt, seed) for prompt in prompts for seed in (0, 1)
+    ]
+    wholes = [record["prompt"] + record["text"] + "\n" for record in found]
+    assert result.stdout == "<|endoftext|>\n".join(wholes)
+    for record, whole in zip(found, wholes, strict=True):
+        assert whole == sample(run, record["prompt"], "--seed", record["seed"])
+        assert (len(record["tokens"]), record["reason"]) == (12, "length")
+        assert record["tokens_per_second"] == pytest.approx(12 / record["seconds"])
+    pattern = r"6 texts, 72 tokens in [\d.]+ s: [\d,.]+ tokens/s, first token after [\d.]+ s\n"
+    assert re.fullmatch(pattern, result.stderr)
+
+
+def test_a_file_can_be_one_prompt_of_several_lines(trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("the cat\n\na dog\n")
+    arguments = ("--checkpoint", trained[0], "--device", "numba", "--max-tokens", 12)
+    result = ebm("sample", *arguments, "--prompt-file", file, "--prompts", "file")
+    assert result.stdout == sample(trained[0], "the cat\n\na dog")
+
+
+def test_a_text_ends_before_a_stop_string(trained: Trained) -> None:
+    run, _ = trained
+    whole = sample(run, "the cat", "--max-tokens", 30).removesuffix("\n")
+    stop = whole.removeprefix("the cat")[9:13]
+    ended = sample(run, "the cat", "--max-tokens", 30, "--stop", "zebra", "--stop", stop)
+    assert ended == "the cat" + whole.removeprefix("the cat").partition(stop)[0] + "\n"
+
+
+def test_energies_are_shown_and_rank_continuations(trained: Trained, tmp_path: Path) -> None:
+    run, _ = trained
+    output = tmp_path / "out.jsonl"
+    arguments = ("--energies", "--output", output, "--num-samples")
+    sample(run, "the cat", *arguments, 4)
+    every = records(output)
+    assert len({record["text"] for record in every}) > 1
+    shown = sample(run, "the cat", *arguments, 1, "--best-of", 4)
+    (best,) = records(output)
+    assert best["tokens"] == min(every, key=lambda record: record["total_energy"])["tokens"]
+    assert best["total_energy"] == pytest.approx(sum(best["model_energies"]))
+    lines = shown.splitlines()
+    table = lines[[line.split() for line in lines].index(["-log", "p", "energy", "token"]) + 1 :]
+    assert len(table) == 13
+    for line, token, own in zip(
+        table, best["token_energies"], best["model_energies"], strict=False
+    ):
+        assert line.startswith(f"{token:10.4f} {own:10.4f}  '")
+    totals = f"{sum(best['token_energies']):10.4f} {best['total_energy']:10.4f}"
+    assert table[-1] == f"{totals}  total, nats"
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        ("", [], r"prompts\.txt is empty: give a file that holds text"),
+        ("the\n" + "the cat " * 40, [], r"prompts\.txt line 2 has \d+ tokens and the model reads"),
+        ("the", ["--prompts", "jsonl"], r"prompts\.txt line 1 is not JSON"),
+        ("the", ["--prompt", "x"], "give the text to go on from"),
+        ("the", ["--output", "none/out.txt"], r"none/out\.txt cannot be written"),
+    ],
+)
+def test_bad_files_are_one_line_errors(
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str,
+    options: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "prompts.txt"
+    file.write_text(content)
+    arguments = ("--checkpoint", trained[0], "--device", "numba", "--prompt-file", file)
+    one_line_error(ebm("sample", *arguments, "--max-tokens", 2, *options), words)
+
+
+def test_a_run_with_no_tokenizer_or_another_one_is_a_one_line_error(
+    trained: Trained, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    arguments = ("sample", "--checkpoint", run, "--device", "numba", "--prompt", "x")
+    make_tokenizer("char", "the cat sat").save(run / "tokenizer.json")
+    one_line_error(ebm(*arguments), r"tensor .*300.*8|tensor .*8.*300")
+    (run / "tokenizer.json").unlink()
+    one_line_error(ebm(*arguments), r"tokenizer\.json cannot be read .*check the path")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +197,9 @@ def test_streamed_and_whole_output_are_equal_and_files_too(
         (["--prompt", "x", "--top-p", "2"], "top_p=2.0 must be"),
         (["--prompt", "x", "--temperature", "-1"], "temperature=-1.0 must be"),
         (["--prompt", "x", "--max-tokens", "0"], "max_tokens=0 must be"),
+        (["--prompt", "x", "--num-samples", "0"], "num_samples=0 must be"),
+        (["--prompt", "x", "--best-of", "2", "--temperature", "0"], "the same text 2 times"),
+        (["--prompt", "x", "--stop", ""], "a stop string is empty"),
         ([], "--prompt TEXT or --prompt-file FILE"),
     ],
 )

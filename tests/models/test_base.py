@@ -53,7 +53,7 @@ def test_models_that_do_not_think_refuse_to(numba_device: KernelDevice) -> None:
         model.think()
         with pytest.raises(ConfigError, match="think_steps=3 is for models that refine"):
             model.think(steps=3)
-        with pytest.raises(ConfigError, match="best_of=2 is for models that refine"):
+        with pytest.raises(ConfigError, match="think_best_of=2 is for models that refine"):
             model.think(best_of=2)
 
 
@@ -63,7 +63,7 @@ def test_nano_ebm_thinks_in_steps_alone() -> None:
     assert model.think_steps == 0
     model.think()
     assert model.think_steps == 0
-    with pytest.raises(ConfigError, match="best_of=2 is for models that start from noise"):
+    with pytest.raises(ConfigError, match="think_best_of=2 is for models that start from noise"):
         model.think(best_of=2)
     with pytest.raises(ConfigError, match=r"nano.think_steps=1001 must be <= 1000"):
         model.think(steps=1001)

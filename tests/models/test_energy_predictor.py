@@ -139,7 +139,7 @@ def test_more_starts_end_at_lower_energies(latent: Latent) -> None:
 
 def test_several_starts_need_noise() -> None:
     model = make(thinking=Thinking(best_of=2), initial_noise=0.0)
-    with pytest.raises(ConfigError, match="best_of=2 needs starts that differ"):
+    with pytest.raises(ConfigError, match="think_best_of=2 needs starts that differ"):
         model.next_token_log_probs(text(1, 3))
 
 

@@ -38,7 +38,7 @@ def test_bad_values_are_named(values: dict[str, object], named: str) -> None:
     ("values", "named"),
     [
         ({"steps": 0}, "think steps=0"),
-        ({"best_of": 0}, "best_of=0"),
+        ({"best_of": 0}, "think_best_of=0"),
         ({"step_rule": "newton"}, "step_rule=newton"),
     ],
 )

@@ -10,6 +10,7 @@ from ebm_wgpu.models.energy_transformer import EnergyTransformer
 from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.registry import FAMILIES, build_model
 from ebm_wgpu.models.splat_lm import SplatLM
+from ebm_wgpu.models.splat_transformer import SplatTransformer
 
 SMALL = (
     "model.dim=8", "model.n_splats=6", "model.n_experts=1", "model.n_active=1",
@@ -48,3 +49,28 @@ def test_other_families_are_refused_with_those_there_are(numba_device):
     config = types.SimpleNamespace(model=types.SimpleNamespace(family="rnn"))
     with pytest.raises(ConfigError, match=r"model\.family=rnn does not exist: choose one of splat"):
         build_model(config, 5, numba_device)
+
+
+def test_a_splat_model_over_a_transformer_is_built_from_both_sections(numba_device):
+    config = apply_overrides(Config(), ["model.context=transformer", *SMALL])
+    model = build_model(config, 5, numba_device)
+    assert type(model) is SplatTransformer
+    assert model.splat_model is None and model.stored_splats is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sampler.latent=exact"], "sampler.latent=exact must be mean for model.context=transf"),
+        (["train.dsm_weight=0.5"], "train.dsm_weight=0.5 must be 0 for model.context=transformer"),
+        (["transformer.max_length=64"], "must be <= transformer.max_length=64"),
+    ],
+)
+def test_what_does_not_go_with_a_transformer_context_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        apply_overrides(Config(), ["model.context=transformer", *overrides])
+
+
+def test_classes_of_tokens_are_not_for_an_energy_of_all_of_them():
+    with pytest.raises(ConfigError, match=r"class_bounds must be none for model\.family=nano"):
+        apply_overrides(Config(), ["model.family=nano", "transformer.class_bounds=5"])

@@ -13,7 +13,7 @@ from ebm_wgpu.models.transformer_config import TRANSFORMER_PRESETS, TransformerC
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("nano", 0.8), ("small", 10.6), ("medium", 31.5), ("large", 70.8)]
+    ("name", "millions"), [("nano", 0.8), ("small", 7.4), ("medium", 22.0), ("large", 59.0)]
 )
 def test_presets_have_their_sizes(name: str, millions: float) -> None:
     config = TRANSFORMER_PRESETS[name]
