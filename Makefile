@@ -25,7 +25,7 @@ demo: $(INSTALLED)
 	$(BIN)/ebm splats list $(RUN) --limit 10
 
 test: $(INSTALLED) adapter lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -34,3 +36,13 @@ def any_device(request: pytest.FixtureRequest) -> KernelDevice:
     """Each device in turn."""
     device: KernelDevice = request.getfixturevalue(f"{request.param}_device")
     return device
+
+
+@pytest.fixture
+def no_fallbacks() -> Iterator[None]:
+    """The test fails if an operator of torch.device("wgpu") runs on the processor during it."""
+    from ebm_wgpu import torch_device
+
+    before = torch_device.fallbacks()
+    yield
+    assert torch_device.fallbacks() == before

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import ebm_wgpu.torch_device as torch_device
+pytestmark = pytest.mark.usefixtures("no_fallbacks")
 
 
 def _model() -> nn.Module:
@@ -39,7 +40,6 @@ def test_products_are_half_and_losses_single() -> None:
         assert actual.grad.dtype == torch.float32
         scale = float(truth.grad.abs().max())
         torch.testing.assert_close(actual.grad.cpu(), truth.grad, rtol=0, atol=1e-2 * scale)
-    assert not torch_device.fallbacks()
 
 
 def test_nothing_changes_outside() -> None:

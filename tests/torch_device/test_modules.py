@@ -6,6 +6,7 @@ import copy
 import gc
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 import ebm_wgpu.torch_device as torch_device
 from ebm_wgpu.models.energy_transformer import EnergyTransformer
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
+
+pytestmark = pytest.mark.usefixtures("no_fallbacks")
 
 VOCABULARY, LENGTH, WIDTH = 50, 16, 32
 
@@ -115,7 +118,6 @@ def test_a_gpt_learns_as_on_the_processor() -> None:
     expected, actual = both(Gpt(), 50, clip=False)
     assert max(abs(a - b) for a, b in zip(actual, expected, strict=True)) < 1e-4
     assert actual[-1] < actual[0] / 2
-    assert not torch_device.fallbacks()
 
 
 def test_an_encoder_of_torch_learns_as_on_the_processor() -> None:
@@ -127,7 +129,6 @@ def test_an_encoder_of_torch_learns_as_on_the_processor() -> None:
     with torch.no_grad():
         logits = there(text()[:, :-1].to("wgpu"))
         torch.testing.assert_close(logits.cpu(), model.eval()(text()[:, :-1]), rtol=1e-5, atol=1e-5)
-    assert not torch_device.fallbacks()
 
 
 def test_dropout_learns_and_repeats_with_the_seed() -> None:
@@ -139,7 +140,6 @@ def test_dropout_learns_and_repeats_with_the_seed() -> None:
         runs.append(train(copy.deepcopy(model), 6, "wgpu"))
     assert runs[0] == runs[1]
     assert runs[0][-1] < runs[0][0]
-    assert not torch_device.fallbacks()
 
 
 def test_checkpointing_gives_the_same_for_less_memory() -> None:
@@ -207,4 +207,3 @@ def test_an_energy_transformer_is_differentiated_twice() -> None:
         torch.testing.assert_close(
             actual.grad.cpu(), expected.grad, rtol=1e-3, atol=1e-4 * scale + 1e-7, msg=name
         )
-    assert not torch_device.fallbacks()

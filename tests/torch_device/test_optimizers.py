@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-import ebm_wgpu.torch_device as torch_device
 from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.gpu.runtime import GpuRuntime
+
+pytestmark = pytest.mark.usefixtures("no_fallbacks")
 
 SHAPES = ((3, 4), (5,), (2, 2), (1,), (7, 3), (300, 40))
 
@@ -120,4 +121,3 @@ def test_amsgrad_is_refused() -> None:
     weight.grad = torch.ones(3, device="wgpu")
     with pytest.raises(DeviceError, match="use fused=False"):
         torch.optim.AdamW([weight], amsgrad=True, fused=True).step()
-    assert not torch_device.fallbacks()

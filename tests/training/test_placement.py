@@ -24,6 +24,8 @@ from ebm_wgpu.training.placement import on_host, place_of, torch_device_of, trai
 from ebm_wgpu.training.run_data import RunData
 from ebm_wgpu.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_fallbacks")
+
 SMALL = [
     "transformer.dim=16", "transformer.n_layers=1", "transformer.n_heads=2",
     "transformer.max_length=12", "nano.interaction=8", "nano.infonce_weight=0.1",
@@ -67,7 +69,6 @@ def test_a_splat_model_learns_as_in_main_memory(
             losses[-1].append(parts["loss"])
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     assert losses[1][-1] < losses[1][0]
-    assert not torch_device.fallbacks()
 
 
 KINDS = {
@@ -115,7 +116,6 @@ def test_every_family_trains_and_resumes(
         there.to("wgpu")
         actual = there.token_log_probs(tokens.to("wgpu"), tokens.to("wgpu"))
         torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-4)
-    assert not torch_device.fallbacks()
 
 
 def test_values_go_to_main_memory_wherever_they_are_nested() -> None:
