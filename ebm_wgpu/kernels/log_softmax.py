@@ -7,23 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._readout import row_max, share_sum
-from ebm_wgpu.kernels._rows import WG
-from ebm_wgpu.kernels.softmax import CASES, SMOOTH, row_inputs
+from ebm_wgpu.kernels._softmax import forward_kernel, row_inputs
 from ebm_wgpu.kernels.spec import (
     Array,
     Arrays,
-    Binding,
     Case,
     Dims,
-    Gradient,
-    Kernel,
     Run,
     Scalar,
     Tolerance,
-    Work,
 )
 
 
@@ -63,26 +57,4 @@ def _case(name: str, dims: Dims, scale: float, masked: bool) -> Case:
     return Case(name, dims, row_inputs(scale, masked), tolerance)
 
 
-KERNEL = Kernel(
-    stem="log_softmax",
-    bindings=(
-        Binding("x", "f32", ("R", "N"), half=True),
-        Binding("out", "f32", ("R", "N"), "out", half=True),
-    ),
-    constants={"WG": WG},
-    workgroups=lambda dims, params: dims["R"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("N", 2, 2, WG),
-    subgroup=True,
-    cases=tuple(_case(*case) for case in CASES),
-    gradient=Gradient(
-        wrt=("x",),
-        vjp=_vjp,
-        outputs=("out",),
-        tolerance=Tolerance(2e-5, 2e-5, "entries up to 150 leave shares exact to 2e-5"),
-        cases=SMOOTH,
-    ),
-    work=lambda dims: Work(25.0 * dims["R"] * dims["N"], 8.0 * dims["R"] * dims["N"]),
-    speed_case={"R": 16384, "N": 1024},
-)
+KERNEL = forward_kernel("log_softmax", mirror, reference, _vjp, _case, flops=25.0)

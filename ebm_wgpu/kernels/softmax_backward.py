@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
-from ebm_wgpu.kernels._rows import WG
-from ebm_wgpu.kernels.softmax import CASES, exact_softmax, row_inputs
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance, Work
+from ebm_wgpu.kernels._softmax import backward_kernel, row_inputs
+from ebm_wgpu.kernels.softmax import exact_softmax
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims, Tolerance
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})
@@ -39,20 +38,4 @@ def _case(name: str, dims: Dims, scale: float, masked: bool) -> Case:
     return Case(name, dims, inputs, tolerance)
 
 
-KERNEL = Kernel(
-    stem="softmax_backward",
-    bindings=(
-        Binding("y", "f32", ("R", "N"), half=True),
-        Binding("grad_out", "f32", ("R", "N"), half=True),
-        Binding("grad_x", "f32", ("R", "N"), "out", half=True),
-    ),
-    constants={"WG": WG},
-    workgroups=lambda dims, params: dims["R"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("N", 2, 1, WG),
-    subgroup=True,
-    cases=tuple(_case(*case) for case in CASES),
-    work=lambda dims: Work(4.0 * dims["R"] * dims["N"], 12.0 * dims["R"] * dims["N"]),
-    speed_case={"R": 16384, "N": 1024},
-)
+KERNEL = backward_kernel("softmax_backward", mirror, reference, _case, flops=4.0)

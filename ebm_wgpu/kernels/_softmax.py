@@ -1,0 +1,99 @@
+"""What softmax, log-softmax and their backwards share: kernel records and the rows to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ebm_wgpu.kernels import _rounds
+from ebm_wgpu.kernels._cases import normal
+from ebm_wgpu.kernels._rows import WG
+from ebm_wgpu.kernels.spec import Arrays, Binding, Case, Dims, Gradient, Kernel, Tolerance, Work
+
+CaseMaker = Callable[[str, Dims, float, bool], Case]
+_CASES = (
+    ("odd", {"R": 9, "N": 601}, 2.0, False),
+    ("one column", {"R": 4, "N": 1}, 1.0, False),
+    ("one row", {"R": 1, "N": 70}, 1.0, False),
+    ("far apart", {"R": 17, "N": 65}, 30.0, False),
+    ("masked", {"R": 5, "N": 300}, 2.0, True),
+)
+_SMOOTH = ("odd", "one row", "far apart")
+"""Cases whose gradient is not zero and has no infinite entry."""
+_SPEED = {"R": 16384, "N": 1024}
+
+
+def row_inputs(scale: float, masked: bool = False) -> Callable[[np.random.Generator, Dims], Arrays]:
+    """Draws rows of the given standard deviation, with some entries -inf if masked."""
+
+    def draw(rng: np.random.Generator, dims: Dims) -> Arrays:
+        x = normal(rng, dims["R"], dims["N"], scale=scale)
+        if masked:
+            hidden = rng.random(x.shape) < 0.3
+            hidden[:, -1] = False
+            x[hidden] = -np.inf
+        return {"x": x}
+
+    return draw
+
+
+def forward_kernel(
+    stem: str,
+    mirror: Callable[..., None],
+    reference: Callable[..., Arrays],
+    vjp: Callable[..., Arrays],
+    case: CaseMaker,
+    flops: float,
+) -> Kernel:
+    """The record of out (R, N) from x (R, N); `flops` are those of an entry."""
+    return Kernel(
+        stem=stem,
+        bindings=(
+            Binding("x", "f32", ("R", "N"), half=True),
+            Binding("out", "f32", ("R", "N"), "out", half=True),
+        ),
+        constants={"WG": WG},
+        workgroups=lambda dims, params: dims["R"],
+        mirror=mirror,
+        reference=reference,
+        rounds=_rounds.row_passes("N", 2, 2, WG),
+        subgroup=True,
+        cases=tuple(case(*entry) for entry in _CASES),
+        gradient=Gradient(
+            wrt=("x",),
+            vjp=vjp,
+            outputs=("out",),
+            tolerance=Tolerance(2e-5, 2e-5, "entries up to 150 leave shares exact to 2e-5"),
+            cases=_SMOOTH,
+        ),
+        work=lambda dims: Work(flops * dims["R"] * dims["N"], 8.0 * dims["R"] * dims["N"]),
+        speed_case=_SPEED,
+    )
+
+
+def backward_kernel(
+    stem: str,
+    mirror: Callable[..., None],
+    reference: Callable[..., Arrays],
+    case: CaseMaker,
+    flops: float,
+) -> Kernel:
+    """The record of grad_x (R, N) from the forward's output y and its gradient, (R, N) each."""
+    return Kernel(
+        stem=stem,
+        bindings=(
+            Binding("y", "f32", ("R", "N"), half=True),
+            Binding("grad_out", "f32", ("R", "N"), half=True),
+            Binding("grad_x", "f32", ("R", "N"), "out", half=True),
+        ),
+        constants={"WG": WG},
+        workgroups=lambda dims, params: dims["R"],
+        mirror=mirror,
+        reference=reference,
+        rounds=_rounds.row_passes("N", 2, 1, WG),
+        subgroup=True,
+        cases=tuple(case(*entry) for entry in _CASES),
+        work=lambda dims: Work(flops * dims["R"] * dims["N"], 12.0 * dims["R"] * dims["N"]),
+        speed_case=_SPEED,
+    )
