@@ -100,10 +100,11 @@ def _wikitext(family: Literal["splat", "transformer"], *, gpu: bool = False) -> 
             n_layers=3,
             n_heads=4,
             norm="rms",
-            dropout=0.2,
+            dropout=0.1,
             attention_dropout=0.0,
             max_length=512,
             class_bounds=(1000, 6000, 16000),
+            max_logits=1 << 26,
         )
         train = TrainConfig(
             batch_size=4,

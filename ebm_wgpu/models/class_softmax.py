@@ -24,6 +24,10 @@ from torch import Tensor, nn
 
 from ebm_wgpu.errors import ConfigError
 
+_ROWS = 64
+"""Rows of a class are padded to a multiple of it: libraries compile a product anew for each shape,
+which costs more than the product."""
+
 
 class ClassSoftmax(nn.Module):
     """log p(w | h) over the rows of a tied matrix, by classes of token ids.
@@ -85,9 +89,11 @@ class ClassSoftmax(nn.Module):
         for index, (rows, shift) in enumerate(tails):
             (members,) = torch.nonzero(which == index + 1, as_tuple=True)
             if len(members):
-                log_p = F.log_softmax(F.linear(h[members], rows, shift), 1, dtype=bias.dtype)
+                padded = F.pad(members, (0, -len(members) % _ROWS))
+                log_p = F.log_softmax(F.linear(h[padded], rows, shift), 1, dtype=bias.dtype)
                 local = targets[members] - self.bounds[index]
-                chosen = chosen.index_add(0, members, log_p.gather(1, local[:, None])[:, 0])
+                inner = log_p[: len(members)].gather(1, local[:, None])[:, 0]
+                chosen = chosen.index_add(0, members, inner)
         return chosen
 
     def log_probs(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _FIRST_LENGTH = 8.0
 """First length of the tilt h: cosines are worth so many nats."""
@@ -16,7 +17,7 @@ _FIRST_EVIDENCE = 0.4
 _FIRST_GATE = -4.0
 """*Measured* on WikiText-2: what fits the states of a transformer trained without splats."""
 EMPTY = -1e4
-"""Log weight of a splat that is not there: exp of it is zero, and its gradient too."""
+"""Logarithm of the weight of a splat that is not there."""
 
 
 def tilted_log_weight(cosine: Tensor, a: float, length: Tensor, dimension: int) -> Tensor:
@@ -36,13 +37,38 @@ def tilted_log_weight(cosine: Tensor, a: float, length: Tensor, dimension: int) 
         length: |h|, broadcast against `cosine`.
         dimension: d >= 8.
     """
-    nu = dimension / 2 - 1
-    square = a * a + 2 * a * length * cosine + length.square()
-    s = (1 + square / nu**2).sqrt()
-    s0 = math.sqrt(1 + (a / nu) ** 2)
-    leading = nu * (s - s0 - torch.log((1 + s) / (1 + s0))) - torch.log(s / s0) / 2
-    correction = (3 / s - 5 / s**3) - (3 / s0 - 5 / s0**3)
-    return leading + correction / (24 * nu)
+    return _TiltedLogWeight.apply(cosine, a, length, dimension)
+
+
+class _TiltedLogWeight(torch.autograd.Function):
+    """`tilted_log_weight` with its derivative in closed form, so that no step of it is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, cosine: Tensor, a: float, length: Tensor, dimension: int) -> Tensor:
+        nu = dimension / 2 - 1
+        s = (cosine * (2 * a * length / nu**2)).add_(1 + (a * a + length.square()) / nu**2).sqrt_()
+        s0 = math.sqrt(1 + (a / nu) ** 2)
+        inverse = s.reciprocal()
+        square = inverse.square()
+        value = (s - s0).sub_(((1 + s) / (1 + s0)).log_()).mul_(nu)
+        value.sub_((s / s0).log_(), alpha=0.5)
+        value.add_((3 - 5 * square).mul_(inverse).sub_(3 / s0 - 5 / s0**3), alpha=1 / (24 * nu))
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
+            slope = (15 * square - 3).mul_(inverse).mul_(square).div_(24 * nu)
+            slope.sub_(square, alpha=0.5).add_((1 + s).reciprocal_(), alpha=nu)
+            ctx.save_for_backward(cosine, length, slope.div_(nu**2))
+            ctx.a = a
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cosine, length, slope = ctx.saved_tensors
+        grad = grad * slope
+        grad_length = None
+        if ctx.needs_input_grad[2]:
+            grad_length = (ctx.a * cosine + length).mul_(grad).sum_to_size(length.shape)
+        return grad * (ctx.a * length), None, grad_length, None
 
 
 class Recalled(NamedTuple):
@@ -114,34 +140,67 @@ class ContextSplats(nn.Module):
 
         `following[b, j]` is used as the id of splat j by the positions after j alone.
         """
-        log_weight = self._log_weights(states)
-        log_z = log_weight.logsumexp(-1)
+        weights, log_unit = self._weights(states)
+        total = weights.sum(-1)
         same = following[:, None, :] == following[:, :, None]
-        log_mass = log_weight.masked_fill(~same, EMPTY).logsumexp(-1) - log_z
-        return Recalled(log_mass, self._gate(states, log_z))
+        log_mass = _log(weights.masked_fill(~same, 0.0).sum(-1)) - _log(total)
+        return Recalled(log_mass, self._gate(states, _log(total) + log_unit))
 
     def last(self, states: Tensor, following: Tensor, vocab_size: int) -> Recalled:
         """log_mass (B, V) of every token after the last of states (B, T, d), and the gate (B,).
 
         following: (B, T-1), the tokens that followed all states but the last.
         """
-        log_weight = self._log_weights(states)[:, -1]
-        log_z = log_weight.logsumexp(-1)
-        share = (log_weight - log_z[:, None]).exp()[:, :-1]
-        mass = share.new_zeros(len(share), vocab_size).scatter_add_(1, following, share)
-        return Recalled(mass.log().clamp(min=EMPTY), self._gate(states[:, -1], log_z))
+        age = torch.arange(following.shape[1], 0, -1, device=states.device)
+        keys = self.keys(states[:, :-1])
+        return self.recall(states[:, -1], keys, following, age, vocab_size)
 
-    def _log_weights(self, states: Tensor) -> Tensor:
-        """log W of splat j for position t, (B, T, T)."""
+    def recall(
+        self, state: Tensor, keys: Tensor, sids: Tensor, age: Tensor, vocab_size: int
+    ) -> Recalled:
+        """What `last` gives of splats that are there already.
+
+        Args:
+            state: (B, d).
+            keys: (B, K, d), directions of the splats; K may be 0.
+            sids: (B, K), token ids of the splats.
+            age: (B, K) or (K,), tokens since each splat was made; below 1 it does not count.
+            vocab_size: V.
+        """
+        with torch.autocast(state.device.type, enabled=False):
+            cosine = (keys @ self.queries(state)[..., None])[..., 0]
+            weights, log_unit = self._weigh(cosine, age)
+        total = weights.sum(-1)
+        mass = weights.new_zeros(len(weights), vocab_size).scatter_add_(1, sids, weights)
+        log_mass = _log(mass) - _log(total)[:, None]
+        return Recalled(log_mass, self._gate(state, _log(total) + log_unit))
+
+    def _weights(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """W of splat j for position t, (B, T, T), zero unless j < t, and the log of their unit."""
         with torch.autocast(states.device.type, enabled=False):
             cosine = self.queries(states) @ self.keys(states).transpose(1, 2)
-            length = self.log_length.exp()
-            log_weight = tilted_log_weight(cosine, self.concentration, length, self.dim)
             place = torch.arange(states.shape[1], device=states.device)
-            age = place[:, None] - place
-            log_weight = log_weight - self.decay * age.clamp(min=1).log()
-            return log_weight.masked_fill(age < 1, EMPTY)
+            return self._weigh(cosine, place[:, None] - place)
+
+    def _weigh(self, cosine: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
+        """W of splats under tilts and their ages, zero for ages below 1, and the log of their unit.
+
+        The unit is what a splat in the direction of the tilt would weigh, so that no W exceeds
+        one, whatever comes later in the text, and its exponential is never too large.
+        """
+        length = self.log_length.exp()
+        log_weight = tilted_log_weight(cosine, self.concentration, length, self.dim)
+        best = torch.ones_like(length)
+        unit = tilted_log_weight(best, self.concentration, length, self.dim).detach()
+        aged = age.clamp(min=1).float().pow(-self.decay).masked_fill(age < 1, 0.0)
+        return (log_weight - unit).exp_() * aged, unit
 
     def _gate(self, states: Tensor, log_z: Tensor) -> Tensor:
         gate = self.evidence * log_z + self.gate(states)[..., 0].float()
         return torch.where(log_z > EMPTY / 2, gate, EMPTY)
+
+
+def _log(x: Tensor) -> Tensor:
+    """log x, or `EMPTY` where x is zero, with finite gradients."""
+    present = x > 0
+    return x.masked_fill(~present, 1.0).log().masked_fill(~present, EMPTY)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ebm_wgpu.models.dropout import dropout
 from ebm_wgpu.models.rotary import rotary_table
 from ebm_wgpu.models.transformer_blocks import (
     Block,
@@ -63,7 +63,7 @@ class TransformerBackbone(nn.Module):
         cos, sin = self.cos[:length], self.sin[:length]
         x = self.embedding(tokens)
         if dropping and self.config.dropout:
-            x = F.dropout(x, self.config.dropout)
+            x = dropout(x, self.config.dropout)
         for block in self.blocks:
             if self.config.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, cos, sin, dropping, use_reentrant=False)

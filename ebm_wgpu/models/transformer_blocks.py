@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.dropout import dropout
 from ebm_wgpu.models.rotary import rotate
 from ebm_wgpu.models.transformer_config import TransformerConfig
 
@@ -168,7 +169,7 @@ class Block(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def _drop(self, x: Tensor, dropping: bool) -> Tensor:
-        return F.dropout(x, self.dropout) if dropping and self.dropout else x
+        return dropout(x, self.dropout) if dropping and self.dropout else x
 
 
 def make_norm(config: TransformerConfig) -> nn.Module:
