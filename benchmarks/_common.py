@@ -17,10 +17,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+SMALL_SETTING = (
+    "small: a software adapter ran this on the processor; the figures show that all of it works, "
+    "and say nothing of a GPU's speed"
+)
+"""The setting that benchmarks of wgpu alone take, and name, without a hardware adapter."""
+FULL_SETTING = "full"
 _PACKAGES = (
     "ebm-wgpu",
     "numpy",
@@ -176,7 +182,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows of equal keys as a table; floats with four significant digits."""
     table = Table()
     for index, column in enumerate(rows[0]):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        justify: JustifyMethod = "right" if index else "left"
+        table.add_column(column, justify=justify, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     print(title)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _common import parse_arguments, print_table, write_result
+from _common import FULL_SETTING, SMALL_SETTING, parse_arguments, print_table, write_result
 
 from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.kernels import open_device
@@ -135,7 +135,9 @@ def main() -> None:
         raise SystemExit("this benchmark measures wgpu; give --device wgpu or vulkan")
     (probe,) = measure_speed(device, ("probe_fma",))
     peak = 1e9 * probe.gflops / probe.share_of_fma
-    shapes = SOFTWARE if device.runtime.info.is_software else HARDWARE
+    software = device.runtime.info.is_software
+    shapes = SOFTWARE if software else HARDWARE
+    setting = SMALL_SETTING if software else FULL_SETTING
     rows, too_large = [], []
     for kind in ("f32", "f16") if device.supports_half else ("f32",):
         for length, heads in shapes.items():
@@ -146,10 +148,11 @@ def main() -> None:
                 print(f"left out: {too_large[-1]}")
     keys = list(dict.fromkeys(key for row in rows for key in row if "share" not in key))
     print_table(
-        f"Causal attention, heads of {WIDTH}, {device.description}",
+        f"Causal attention, heads of {WIDTH}, {device.description}\nSetting: {setting}",
         [{key: row.get(key, "") for key in keys} for row in rows],
     )
     payload = {
+        "setting": setting,
         "multiply_add_peak_gflops": peak / 1e9,
         "statistic": "least time of one pass",
         "repeats": arguments.repeats,

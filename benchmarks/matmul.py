@@ -3,18 +3,26 @@
 Square products and those of a transformer's training step and generation, each with the plan that
 `multiply` chooses and, on a hardware adapter, with all plans it chooses among. wgpu's times are the
 device's own where it has timestamps; torch runs on the processor, and on CUDA where there is one.
+Both are means over series of launches that last about as long.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _common import Claim, parse_arguments, print_table, write_result
+from _common import (
+    FULL_SETTING,
+    SMALL_SETTING,
+    Claim,
+    parse_arguments,
+    print_table,
+    seconds,
+    write_result,
+)
 
 from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.kernels import open_device
@@ -72,17 +80,19 @@ def model(tokens: int, width: int, vocabulary: int, length: int) -> list[Product
     ]
 
 
-def device_seconds(device: WgpuDevice, record: Callable[[], None], repeats: int) -> float:
-    """Least time of one call over `repeats` series."""
+def least_seconds(
+    clock: Callable[[Callable[[], object]], float], record: Callable[[], object], repeats: int
+) -> float:
+    """Mean time of one call over a series, the least of `repeats` series; `clock` times any."""
     record()
-    one = device.runtime.measure(record)
+    one = clock(record)
     launches = max(1, min(MOST_LAUNCHES, math.ceil(LEAST_SECONDS / max(one, 1e-7))))
 
     def series() -> None:
         for _ in range(launches):
             record()
 
-    return min(device.runtime.measure(series) / launches for _ in range(repeats))
+    return min(clock(series) / launches for _ in range(repeats))
 
 
 def torch_seconds(product: Product, device: str, dtype: torch.dtype, repeats: int) -> float:
@@ -92,20 +102,21 @@ def torch_seconds(product: Product, device: str, dtype: torch.dtype, repeats: in
     b = torch.randn(b_shape, generator=generator).to(device, dtype)
     left = a.transpose(1, 2) if product.trans_a else a
     right = b.transpose(1, 2) if product.trans_b else b
-    slow = device == "cpu" and product.flops > SLOW_FLOPS
-    launches = 1 if device == "cpu" else 16
 
-    def once() -> float:
-        start = time.perf_counter()
-        for _ in range(launches):
-            torch.bmm(left, right)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) / launches
+    def record() -> None:
+        torch.bmm(left, right)
 
-    if not slow:
-        once()
-    return min(once() for _ in range(1 if slow else repeats))
+    def clock(work: Callable[[], object]) -> float:
+        def whole() -> None:
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return seconds(whole)
+
+    if device == "cpu" and product.flops > SLOW_FLOPS:
+        return clock(record)
+    return least_seconds(clock, record, repeats)
 
 
 def run_plan(
@@ -142,14 +153,14 @@ def measure(
         multiply(device, a, b, out=out, trans_a=product.trans_a, trans_b=product.trans_b)
 
     gflops = product.flops / 1e9
-    seconds = device_seconds(device, record, repeats)
+    taken = least_seconds(device.runtime.measure, record, repeats)
     row: dict[str, Any] = {
         "product": product.name,
         "shape": f"{product.batch} x {product.m} x {product.n} x {product.k}",
         "storage": kind,
-        "ms": 1e3 * seconds,
-        "GFLOP/s": gflops / seconds,
-        "share of peak": gflops / seconds / peak,
+        "ms": 1e3 * taken,
+        "GFLOP/s": gflops / taken,
+        "share of peak": gflops / taken / peak,
     }
     dtype = torch.float32 if kind == "f32" else torch.float16
     if kind == "f32":
@@ -170,7 +181,7 @@ def measure(
         )
         row["plans"] = {
             plan.label: gflops
-            / device_seconds(device, run_plan(device, plan, product, a, b), repeats)
+            / least_seconds(device.runtime.measure, run_plan(device, plan, product, a, b), repeats)
             for plan in candidates(shape)
         }
     return row
@@ -198,11 +209,12 @@ def main() -> None:
             except DeviceError as error:
                 too_large.append(f"{product.name}, {kind}: {error}")
                 print(f"left out: {too_large[-1]}")
-    shown = ("product", "shape", "storage", "ms", "GFLOP/s", "share of peak")
-    others = ("torch CPU GFLOP/s", "torch CUDA GFLOP/s")
+    shown = dict.fromkeys(key for row in rows for key in row if key != "plans")
+    setting = FULL_SETTING if hardware else SMALL_SETTING
     print_table(
-        f"Products on {device.description}; measured multiply-add peak {peak:.4g} GFLOP/s",
-        [{key: row.get(key, "") for key in (*shown, *others)} for row in rows],
+        f"Products on {device.description}; measured multiply-add peak {peak:.4g} GFLOP/s\n"
+        f"Setting: {setting}",
+        [{key: row.get(key, "") for key in shown} for row in rows],
     )
     claims = [
         Claim("of the multiply-add peak, 2048 cubed, f32", row["share of peak"], TARGET_SHARE)
@@ -210,8 +222,9 @@ def main() -> None:
         if row["product"] == "2048 cubed" and row["storage"] == "f32"
     ]
     payload = {
+        "setting": setting,
         "multiply_add_peak_gflops": peak,
-        "statistic": "least time of one launch over series of launches",
+        "statistic": "mean time of a launch in a series, the least of the series",
         "repeats": arguments.repeats,
         "torch_threads": torch.get_num_threads(),
         "rows": rows,

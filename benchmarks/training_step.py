@@ -7,7 +7,7 @@ wall-clock time of a wgpu step in which the adapter ran nothing, by its own time
 launching costs. Memory is the most that tensors took at once (wgpu, CUDA) or the most the whole
 process took (processor).
 
-On a software adapter the models are tiny, and the figures show only that the script runs.
+On a software adapter each preset keeps its family and its place among the sizes, and is tiny.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import Claim, median, parse_arguments, print_table, seconds, write_result
+from _common import (
+    FULL_SETTING,
+    SMALL_SETTING,
+    Claim,
+    median,
+    parse_arguments,
+    print_table,
+    seconds,
+    write_result,
+)
 
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import DeviceError
@@ -45,10 +54,17 @@ WINDOWS = {
 """Windows of a step, by preset."""
 TINY = (
     *("data.vocab_size=257", "data.block_size=32", "data.eval_context=32", "data.eval_stride=16"),
-    *("transformer.dim=32", "transformer.n_layers=2", "transformer.n_heads=2", "model.dim=16"),
-    *("model.n_splats=64", "model.expert_hidden=32", "energy.n_neighbours=32"),
-    *("sampler.list_size=32", "train.token_candidates=none"),
+    *("transformer.n_layers=2", "transformer.n_heads=2", "model.n_splats=64"),
+    *("model.expert_hidden=32", "energy.n_neighbours=32", "sampler.list_size=32"),
 )
+TINY_DIMS = {
+    "transformer-small": "transformer.dim=32",
+    "transformer-medium": "transformer.dim=48",
+    "transformer-large": "transformer.dim=64",
+    "nano": "model.dim=16",
+    "small": "model.dim=24",
+    "base": "model.dim=32",
+}
 TINY_WINDOWS = 2
 OUTSIDE_TARGET = 0.15
 SHARE_TARGET = 0.5
@@ -59,12 +75,7 @@ def configuration(name: str, tiny: bool) -> Config:
     known = apply_overrides(preset(name), ["model.splat_init=uniform", "train.precision=float32"])
     if not tiny:
         return known
-    return apply_overrides(known, [option for option in TINY if _fits(option, known)])
-
-
-def _fits(option: str, config: Config) -> bool:
-    section, _, rest = option.partition(".")
-    return hasattr(getattr(config, section), rest.partition("=")[0])
+    return apply_overrides(known, [*TINY, TINY_DIMS[name]])
 
 
 def stepper(
@@ -188,20 +199,26 @@ def main() -> None:
         raise DeviceError("this benchmark needs an adapter of wgpu")
     software = device.runtime.info.is_software
     tiny = software if arguments.tiny < 0 else bool(arguments.tiny)
+    setting = SMALL_SETTING if software else "tiny models" if tiny else FULL_SETTING
     rows = []
     for name in arguments.presets.split(","):
         places = ["wgpu", "cpu"]
         if torch.cuda.is_available() and preset(name).model.family != "splat":
             places.append("cuda")
         rows += [in_own_process(name, where, tiny, arguments.repeats) for where in places]
-    columns = ("preset", "device", "million parameters", "tokens", "ms", "tokens/s", "peak GB")
-    shown = (*columns, "dispatches", "outside kernels")
+    rates = {row["preset"]: row.get("tokens/s") for row in rows if row["device"] == "cpu"}
+    for row in rows:
+        rate = rates.get(row["preset"])
+        if rate and "tokens/s" in row:
+            row["of cpu's rate"] = row["tokens/s"] / rate
+    columns = ("preset", "device", "million parameters", "tokens", "ms", "tokens/s")
+    shown = (*columns, "of cpu's rate", "peak GB", "dispatches", "outside kernels")
     print_table(
-        f"one training step, {device.description}",
+        f"One training step, {device.description}\nSetting: {setting}",
         [{key: row.get(key, "") for key in shown} for row in rows],
     )
     payload = {
-        "tiny": tiny,
+        "setting": setting,
         "statistic": "median over steps",
         "repeats": arguments.repeats,
         "torch_threads": torch.get_num_threads(),

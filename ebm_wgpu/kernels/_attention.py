@@ -1,8 +1,10 @@
-"""What attention and its backwards share: parameters, truth, blocks of the mirrors, inputs."""
+"""What attention and its backwards compute: parameters, blocks of the mirrors, truth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +12,8 @@ import numpy as np
 from numba import njit
 
 from ebm_wgpu.errors import KernelError
-from ebm_wgpu.kernels import _rounds
-from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._philox import philox_reference, split_seed, uniform4, uniforms_of
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Dims, Param, Scalar, Tolerance
+from ebm_wgpu.kernels.spec import Array, Param, Scalar
 
 SIDE = 32
 """Queries, and keys, of a tile."""
@@ -23,13 +23,6 @@ HIDDEN = -1e30
 """Scores at or below this are of keys that are not seen."""
 STREAM_ATTENTION = 6
 """The Philox stream of dropout in attention."""
-WG = (SIDE // 4) ** 2
-CONSTANTS = {
-    "WG": WG,
-    "SIDE": SIDE,
-    "COLUMN_TILES": COLUMN_TILES,
-    "STREAM_ATTENTION": STREAM_ATTENTION,
-}
 PARAMS = (
     Param("scale", "f32"),
     Param("causal", "u32"),
@@ -39,10 +32,8 @@ PARAMS = (
     Param("dropout_scale", "f32"),
     Param("seed", "u64"),
 )
-QUERIES = Binding("q", "f32", ("G", "T", "D"), half=True)
-KEYS = Binding("k", "f32", ("KV", "S", "D"), half=True)
-VALUES = Binding("v", "f32", ("KV", "S", "D"), half=True)
-MASK = Binding("mask", "f32", ("M", "MT", "MS"))
+Options = Mapping[str, Scalar]
+"""The parameters by name."""
 _BLOCK = 128
 
 
@@ -80,30 +71,19 @@ def attention_params(
     }
 
 
-def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters among named values."""
-    return {param.name: given[param.name] for param in PARAMS}
+def taking_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(options, ...)` as one that takes each of the parameters by its own name."""
+    signature = inspect.signature(function)
+    others = [each for each in signature.parameters.values() if each.name != "options"]
+    named = [inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY) for each in PARAMS]
 
+    @functools.wraps(function)
+    def call(**given: Any) -> Any:
+        options = {param.name: given.pop(param.name) for param in PARAMS}
+        return function(options=options, **given)
 
-def check_shapes(dims: dict[str, int], params: Mapping[str, Scalar]) -> dict[str, int]:
-    """Refuses shapes that do not fit together.
-
-    Raises:
-        KernelError: heads too wide, or key heads or masks that heads cannot share evenly.
-    """
-    if dims["D"] > MAX_HEAD_DIM:
-        raise KernelError(f"attention: heads of dimension {dims['D']} exceed {MAX_HEAD_DIM}")
-    for name, what in (("KV", "key heads"), ("M", "masks")):
-        if dims[name] < 1 or dims["G"] % dims[name]:
-            raise KernelError(
-                f"attention: {dims['G']} heads cannot share {dims[name]} {what} evenly"
-            )
-    for name, axis in (("MT", "T"), ("MS", "S")):
-        if params["masked"] and dims[name] not in (1, dims[axis]):
-            raise KernelError(
-                f"attention: the mask has {name}={dims[name]}, which must be 1 or {dims[axis]}"
-            )
-    return {}
+    call.__signature__ = signature.replace(parameters=[*others, *named])  # type: ignore[attr-defined]
+    return call
 
 
 @njit(cache=True, error_model="numpy")
@@ -140,7 +120,7 @@ class Block:
     kept: Array | float
 
 
-def blocks(q: Array, k: Array, mask: Array, options: Mapping[str, Scalar]) -> list[Block]:
+def blocks(q: Array, k: Array, mask: Array, options: Options) -> list[Block]:
     """All queries of all heads by blocks, for the mirrors."""
     heads, length, _ = q.shape
     found = []
@@ -180,7 +160,7 @@ def shares(scores: Array, shift: Array) -> Array:
     return scores
 
 
-def exact_scores(q: Array, k: Array, mask: Array, options: Mapping[str, Scalar]) -> Array:
+def exact_scores(q: Array, k: Array, mask: Array, options: Options) -> Array:
     """Float64 scores (G, T, S), -inf where a key is not seen."""
     heads, length, _ = q.shape
     spread = np.repeat(k, heads // len(k), axis=0)
@@ -198,7 +178,7 @@ def exact_shares(scores: Array, lse: Array) -> Array:
     return np.where(np.isneginf(scores), 0.0, np.exp(scores - lse[..., None]))
 
 
-def exact_kept(shape: tuple[int, ...], options: Mapping[str, Scalar]) -> Array:
+def exact_kept(shape: tuple[int, ...], options: Options) -> Array:
     """Float64 factors of dropout, (G, T, S)."""
     heads, length, keys = shape
     if options["dropout"] <= 0:
@@ -220,105 +200,3 @@ def exact_lse(scores: Array) -> Array:
         peak = np.maximum(scores.max(-1), HIDDEN)
         total = np.exp(scores - peak[..., None]).sum(-1)
         return np.where(total != 0, peak + np.log(total), HIDDEN)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of the case tables of all three kernels."""
-
-    name: str
-    dims: Dims
-    params: Mapping[str, Scalar]
-    size: float = 1.0
-
-    def inputs(self, rng: np.random.Generator, dims: Dims) -> Arrays:
-        """Queries of deviation `size`, keys and values of 1, a mask that hides a third.
-
-        With several masks the last one hides all keys from its queries.
-        """
-        mask = normal(rng, dims["M"], dims["MT"], dims["MS"])
-        if self.params["masked"]:
-            mask[rng.random(mask.shape) < 0.3] = -np.inf
-            if len(mask) > 1:
-                mask[-1] = -np.inf
-        return {
-            "q": normal(rng, dims["G"], dims["T"], dims["D"], scale=self.size),
-            "k": normal(rng, dims["KV"], dims["S"], dims["D"]),
-            "v": normal(rng, dims["KV"], dims["S"], dims["D"]),
-            "mask": mask,
-        }
-
-    def backward_inputs(self, rng: np.random.Generator, dims: Dims) -> Arrays:
-        """Those, what the forward made of them, and the gradient of the output."""
-        arrays = self.inputs(rng, dims)
-        exact = {name: value.astype(np.float64) for name, value in arrays.items()}
-        scores = exact_scores(exact["q"], exact["k"], exact["mask"], self.params)
-        lse = exact_lse(scores)
-        kept = exact_shares(scores, lse) * exact_kept(scores.shape, self.params)
-        values = np.repeat(exact["v"], dims["G"] // dims["KV"], axis=0)
-        arrays["lse"] = lse.astype(np.float32)
-        arrays["out"] = np.einsum("gts,gsd->gtd", kept, values).astype(np.float32)
-        arrays["grad_out"] = normal(rng, dims["G"], dims["T"], dims["D"])
-        return arrays
-
-    @property
-    def share_error(self) -> float:
-        """Relative error of a share: that of the score, and of exp at what still counts."""
-        return EPS32 * (4 + 2 * self.size * self.dims["D"] ** 0.5 / 2 + 8 * self.size)
-
-    def tolerance(self, factor: float, what: str) -> Tolerance:
-        """For sums of shares times numbers of about `factor` in all."""
-        return Tolerance(
-            factor * self.share_error,
-            8 * EPS32,
-            f"{what}; shares good to {self.share_error / EPS32:.0f} eps from products of "
-            f"{self.dims['D']} terms",
-        )
-
-
-def _setting(
-    name: str,
-    heads: tuple[int, int],
-    sizes: tuple[int, int, int],
-    mask: tuple[int, int, int] = (1, 1, 1),
-    size: float = 1.0,
-    **options: float,
-) -> Setting:
-    dims = dict(zip(("G", "KV", "T", "S", "D", "M", "MT", "MS"), heads + sizes + mask, strict=True))
-    scale = options.pop("scale", dims["D"] ** -0.5)
-    return Setting(name, dims, attention_params(scale, **options), size)  # type: ignore[arg-type]
-
-
-SETTINGS = (
-    _setting("causal, odd", (3, 3), (37, 37, 24), causal=True),
-    _setting("three tiles", (1, 1), (67, 70, 33)),
-    _setting("cache, shared keys", (4, 2), (5, 41, 64), causal=True, offset=36),
-    _setting("one mask", (2, 2), (33, 35, 8), (1, 33, 35), masked=True),
-    _setting(
-        "masks of keys, one hides all", (4, 4), (9, 34, 40), (2, 1, 34), masked=True, causal=True
-    ),
-    _setting("queries before all keys", (2, 1), (40, 7, 16), causal=True, offset=-33),
-    _setting("dropout", (3, 3), (34, 34, 12), causal=True, dropout=0.3, seed=2**63 + 5),
-    _setting("widest heads", (2, 1), (33, 33, MAX_HEAD_DIM), causal=True),
-    _setting("far apart", (1, 1), (20, 33, 64), size=8.0),
-    _setting("one of each", (1, 1), (1, 1, 1), scale=0.5),
-)
-
-
-def tile_rounds(products: int, sums: int, depth: int) -> _rounds.Rounds:
-    """Rounds of one pair of tiles: `products` of rows and `sums` weighted with their results."""
-    fill = _rounds.strided(SIDE * SIDE // 4, WG)
-    product = _rounds.strided(depth, SIDE, fill + _rounds.loop(SIDE))
-    weighted = COLUMN_TILES * (fill + _rounds.loop(SIDE))
-    return products * product + sums * weighted + _rounds.loop(SIDE // 4) + 4 * _rounds.PHILOX
-
-
-def finish_rounds(depth: int) -> _rounds.Rounds:
-    """Rounds before and after the loop over tiles."""
-    own = 4 * _rounds.strided(depth, SIDE // 4) + 4 * _rounds.loop(4)
-    return own + 2 * _rounds.loop(SIDE // 4)
-
-
-def pair_count(dims: Dims) -> float:
-    """Pairs of queries and keys, times the head dimension."""
-    return float(dims["G"] * dims["T"] * dims["S"] * dims["D"])

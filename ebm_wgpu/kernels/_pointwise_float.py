@@ -7,6 +7,7 @@ its reference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ def _lerp(a: Array, b: Array, weight: Any) -> Array:
     return np.where(np.abs(weight) < 0.5, a + weight * (b - a), b - (b - a) * (1 - weight))
 
 
+def _quotient(rounding: Callable[[Any], Array]) -> Callable[..., Array]:
+    return lambda a, b: rounding(a / b)
+
+
+def _added(combine: Callable[[Any, Any], Array]) -> Callable[..., Array]:
+    return lambda a, b, c, value: a + combine(value * b, c)
+
+
 _LERP = "return select(b - (b - a) * (1.0 - {0}), a + {0} * (b - a), abs({0}) < 0.5);"
 _ADDED = {"alpha": 0.75}
 
@@ -64,37 +73,27 @@ FLOATING: tuple[Operator, ...] = (
     ),
     Operator("mul", "a * b", np.multiply, (normal(), normal()), scalar_operand=True),
     Operator("div", "a / b", np.divide, (normal(), _AWAY), scalar_operand=True, edges=((1, 0),)),
-    Operator(
-        "floor_divide",
-        "floor(a / b)",
-        lambda a, b: np.floor(a / b),
-        (integers(-50, 50), integers(1, 9)),
-        ulps=0,
-        scalar_operand=True,
+    *(
+        Operator(
+            f"{rounding}_divide",
+            f"{rounding}(a / b)",
+            _quotient(function),
+            (integers(-50, 50), integers(1, 9)),
+            ulps=0,
+            scalar_operand=True,
+        )
+        for rounding, function in (("floor", np.floor), ("trunc", np.trunc))
     ),
-    Operator(
-        "trunc_divide",
-        "trunc(a / b)",
-        lambda a, b: np.trunc(a / b),
-        (integers(-50, 50), integers(1, 9)),
-        ulps=0,
-        scalar_operand=True,
-    ),
-    Operator(
-        "remainder",
-        "a - b * floor(a / b)",
-        np.mod,
-        (normal(4.0), _AWAY),
-        scale=16.0,
-        scalar_operand=True,
-    ),
-    Operator(
-        "fmod",
-        "a - b * trunc(a / b)",
-        np.fmod,
-        (normal(4.0), _AWAY),
-        scale=16.0,
-        scalar_operand=True,
+    *(
+        Operator(
+            name,
+            f"a - b * {rounding}(a / b)",
+            function,
+            (normal(4.0), _AWAY),
+            scale=16.0,
+            scalar_operand=True,
+        )
+        for name, rounding, function in (("remainder", "floor", np.mod), ("fmod", "trunc", np.fmod))
     ),
     Operator(
         "pow",
@@ -116,25 +115,18 @@ FLOATING: tuple[Operator, ...] = (
         ),
         scalar_operand=True,
     ),
-    Operator(
-        "maximum",
-        "max_or_nan(a, b)",
-        np.maximum,
-        (normal(), normal()),
-        needs=("FLOATS",),
-        ulps=0,
-        edges=_NAN_PAIRS,
-        scalar_operand=True,
-    ),
-    Operator(
-        "minimum",
-        "min_or_nan(a, b)",
-        np.minimum,
-        (normal(), normal()),
-        needs=("FLOATS",),
-        ulps=0,
-        edges=_NAN_PAIRS,
-        scalar_operand=True,
+    *(
+        Operator(
+            f"{which}imum",
+            f"{which}_or_nan(a, b)",
+            function,
+            (normal(), normal()),
+            needs=("FLOATS",),
+            ulps=0,
+            edges=_NAN_PAIRS,
+            scalar_operand=True,
+        )
+        for which, function in (("max", np.maximum), ("min", np.minimum))
     ),
     *(
         Operator(
@@ -174,21 +166,19 @@ FLOATING: tuple[Operator, ...] = (
         ulps=0,
         edges=((np.nan,), (np.inf,)),
     ),
-    Operator(
-        "addcmul",
-        "a + value * b * c",
-        lambda a, b, c, value: a + value * b * c,
-        (normal(), normal(), normal()),
-        {"value": 0.5},
-        scale=8.0,
-    ),
-    Operator(
-        "addcdiv",
-        "a + value * b / c",
-        lambda a, b, c, value: a + value * b / c,
-        (normal(), normal(), _AWAY),
-        {"value": 0.5},
-        scale=8.0,
+    *(
+        Operator(
+            f"addc{name}",
+            f"a + value * b {sign} c",
+            _added(function),
+            (normal(), normal(), draw),
+            {"value": 0.5},
+            scale=8.0,
+        )
+        for name, sign, function, draw in (
+            ("mul", "*", np.multiply, normal()),
+            ("div", "/", np.divide, _AWAY),
+        )
     ),
     Operator("lerp", _LERP.format("c"), _lerp, (normal(), normal(), uniform(-1, 2)), scale=16.0),
     Operator(
@@ -200,11 +190,16 @@ FLOATING: tuple[Operator, ...] = (
         scale=16.0,
     ),
     unary("neg", "-a", np.negative, ulps=0),
-    unary("abs", "abs(a)", np.abs, ulps=0),
     unary("sign", "sign(a)", np.sign, draw=ties, ulps=0),
-    unary("floor", "floor(a)", np.floor, ulps=0),
-    unary("ceil", "ceil(a)", np.ceil, ulps=0),
-    unary("trunc", "trunc(a)", np.trunc, ulps=0),
+    *(
+        unary(name, f"{name}(a)", function, ulps=0)
+        for name, function in (
+            ("abs", np.abs),
+            ("floor", np.floor),
+            ("ceil", np.ceil),
+            ("trunc", np.trunc),
+        )
+    ),
     unary("round", "round(a)", np.round, ulps=0, edges=((0.5,), (1.5,), (-2.5,))),
     unary(
         "isnan",
@@ -238,40 +233,33 @@ FLOATING: tuple[Operator, ...] = (
         ulps=8,
         edges=((0.0,), (1.0,), (np.inf,)),
     ),
-    unary(
-        "log_two",
-        "log_accurate(a) * 1.44269504",
-        np.log2,
-        draw=spread(-6, 6),
-        needs=("MATH",),
-        ulps=8,
-    ),
-    unary(
-        "log_ten",
-        "log_accurate(a) * 0.434294482",
-        np.log10,
-        draw=spread(-6, 6),
-        needs=("MATH",),
-        ulps=8,
+    *(
+        unary(
+            f"log_{base}",
+            f"log_accurate(a) * {factor}",
+            function,
+            draw=spread(-6, 6),
+            needs=("MATH",),
+            ulps=8,
+        )
+        for base, factor, function in (
+            ("two", "1.44269504", np.log2),
+            ("ten", "0.434294482", np.log10),
+        )
     ),
     unary(
         "log_onep", "log1p_accurate(a)", np.log1p, draw=uniform(-0.9, 3), needs=("MATH",), ulps=8
     ),
-    unary(
-        "sin",
-        "select(sin(a), sincos_accurate(a).x, abs(a) <= 8192.0)",
-        np.sin,
-        draw=normal(20.0),
-        needs=("MATH",),
-        scale=1.0,
-    ),
-    unary(
-        "cos",
-        "select(cos(a), sincos_accurate(a).y, abs(a) <= 8192.0)",
-        np.cos,
-        draw=normal(20.0),
-        needs=("MATH",),
-        scale=1.0,
+    *(
+        unary(
+            name,
+            f"select({name}(a), sincos_accurate(a).{lane}, abs(a) <= 8192.0)",
+            function,
+            draw=normal(20.0),
+            needs=("MATH",),
+            scale=1.0,
+        )
+        for name, lane, function in (("sin", "x", np.sin), ("cos", "y", np.cos))
     ),
     unary(
         "tanh",

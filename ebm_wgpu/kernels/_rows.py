@@ -7,7 +7,18 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ebm_wgpu.kernels import _rounds
-from ebm_wgpu.kernels.spec import Array, Dims, Scalar
+from ebm_wgpu.kernels.spec import (
+    Array,
+    Arrays,
+    Binding,
+    Case,
+    Dims,
+    Gradient,
+    Kernel,
+    Param,
+    Scalar,
+    Work,
+)
 
 WG = 256
 """Invocations of a workgroup."""
@@ -57,3 +68,59 @@ def part_sums(terms: Array, parts: int) -> Array:
     """Float64 sums over the rows of each part: (R, N) -> (parts, N)."""
     step = -(-len(terms) // parts)
     return np.stack([terms[p * step : (p + 1) * step].sum(0) for p in range(parts)])
+
+
+def row_kernel(
+    stem: str,
+    bindings: tuple[Binding, ...],
+    mirror: Callable[..., None],
+    reference: Callable[..., Arrays],
+    cases: tuple[Case, ...],
+    passes: int,
+    reductions: int,
+    params: tuple[Param, ...] = (),
+    workgroup: int = WG,
+    gradient: Gradient | None = None,
+    cost: tuple[float, float] | None = None,
+    speed_case: Dims | None = None,
+) -> Kernel:
+    """The record of a kernel that gives each row of a matrix to a workgroup.
+
+    Args:
+        stem: as in the declaration, like the others that are not named here.
+        bindings: the matrix (rows, columns) is the first.
+        mirror: Numba implementation.
+        reference: float64 implementation.
+        cases: the proofs.
+        passes: how often a row is gone over.
+        reductions: calls of lib/reduce.
+        params: scalars.
+        workgroup: invocations of a workgroup.
+        gradient: the proof of the backward.
+        cost: operations, and bytes that are read or written, of an entry of the matrix.
+        speed_case: shapes for speed mode.
+    """
+    rows, columns = (str(axis) for axis in bindings[0].shape)
+    return Kernel(
+        stem=stem,
+        bindings=bindings,
+        params=params,
+        constants={"WG": workgroup},
+        workgroups=lambda dims, params: dims[rows],
+        mirror=mirror,
+        reference=reference,
+        rounds=_rounds.row_passes(columns, passes, reductions, workgroup),
+        subgroup=True,
+        cases=cases,
+        gradient=gradient,
+        work=None if cost is None else _work_of_entries(rows, columns, *cost),
+        speed_case=speed_case,
+    )
+
+
+def _work_of_entries(
+    rows: str, columns: str, flops: float, nbytes: float
+) -> Callable[[Dims], Work]:
+    return lambda dims: Work(
+        flops * dims[rows] * dims[columns], nbytes * dims[rows] * dims[columns]
+    )

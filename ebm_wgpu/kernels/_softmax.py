@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import normal
-from ebm_wgpu.kernels._rows import WG
-from ebm_wgpu.kernels.spec import Arrays, Binding, Case, Dims, Gradient, Kernel, Tolerance, Work
+from ebm_wgpu.kernels._rows import row_kernel
+from ebm_wgpu.kernels.spec import Arrays, Binding, Case, Dims, Gradient, Kernel, Tolerance
 
 CaseMaker = Callable[[str, Dims, float, bool], Case]
 _CASES = (
@@ -47,19 +46,17 @@ def forward_kernel(
     flops: float,
 ) -> Kernel:
     """The record of out (R, N) from x (R, N); `flops` are those of an entry."""
-    return Kernel(
-        stem=stem,
-        bindings=(
+    return row_kernel(
+        stem,
+        (
             Binding("x", "f32", ("R", "N"), half=True),
             Binding("out", "f32", ("R", "N"), "out", half=True),
         ),
-        constants={"WG": WG},
-        workgroups=lambda dims, params: dims["R"],
-        mirror=mirror,
-        reference=reference,
-        rounds=_rounds.row_passes("N", 2, 2, WG),
-        subgroup=True,
-        cases=tuple(case(*entry) for entry in _CASES),
+        mirror,
+        reference,
+        tuple(case(*entry) for entry in _CASES),
+        passes=2,
+        reductions=2,
         gradient=Gradient(
             wrt=("x",),
             vjp=vjp,
@@ -67,7 +64,7 @@ def forward_kernel(
             tolerance=Tolerance(2e-5, 2e-5, "entries up to 150 leave shares exact to 2e-5"),
             cases=_SMOOTH,
         ),
-        work=lambda dims: Work(flops * dims["R"] * dims["N"], 8.0 * dims["R"] * dims["N"]),
+        cost=(flops, 8.0),
         speed_case=_SPEED,
     )
 
@@ -80,20 +77,18 @@ def backward_kernel(
     flops: float,
 ) -> Kernel:
     """The record of grad_x (R, N) from the forward's output y and its gradient, (R, N) each."""
-    return Kernel(
-        stem=stem,
-        bindings=(
+    return row_kernel(
+        stem,
+        (
             Binding("y", "f32", ("R", "N"), half=True),
             Binding("grad_out", "f32", ("R", "N"), half=True),
             Binding("grad_x", "f32", ("R", "N"), "out", half=True),
         ),
-        constants={"WG": WG},
-        workgroups=lambda dims, params: dims["R"],
-        mirror=mirror,
-        reference=reference,
-        rounds=_rounds.row_passes("N", 2, 1, WG),
-        subgroup=True,
-        cases=tuple(case(*entry) for entry in _CASES),
-        work=lambda dims: Work(flops * dims["R"] * dims["N"], 12.0 * dims["R"] * dims["N"]),
+        mirror,
+        reference,
+        tuple(case(*entry) for entry in _CASES),
+        passes=2,
+        reductions=1,
+        cost=(flops, 12.0),
         speed_case=_SPEED,
     )

@@ -19,44 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._attention import (
-    CONSTANTS,
     HIDDEN,
-    KEYS,
-    MASK,
-    PARAMS,
-    QUERIES,
-    SETTINGS,
-    SIDE,
-    VALUES,
-    Setting,
+    Options,
     blocks,
-    check_shapes,
     exact_kept,
     exact_lse,
     exact_scores,
     exact_shares,
-    finish_rounds,
-    options_of,
-    pair_count,
     shares,
-    tile_rounds,
 )
+from ebm_wgpu.kernels._attention_cases import Setting, attention_kernel, of_queries, of_rows
 from ebm_wgpu.kernels._cases import EPS32
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Gradient,
-    Kernel,
-    Run,
-    Scalar,
-    Tolerance,
-    Work,
-)
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Gradient, Run, Scalar, Tolerance
 
 
 def mirror(
@@ -64,18 +39,12 @@ def mirror(
     k: Array,
     v: Array,
     mask: Array,
-    scale: float,
-    causal: int,
-    offset: int,
-    masked: int,
-    dropout: float,
-    dropout_scale: float,
-    seed: int,
+    options: Options,
     out: Array,
     lse: Array,
 ) -> None:
     """Products by BLAS, a block of queries at a time."""
-    for block in blocks(q, k, mask, options_of(locals())):
+    for block in blocks(q, k, mask, options):
         peak = block.scores.max(1)
         p = shares(block.scores, peak)
         total = p.sum(1)
@@ -93,16 +62,9 @@ def reference(
     k: Array,
     v: Array,
     mask: Array,
-    scale: float,
-    causal: int,
-    offset: int,
-    masked: int,
-    dropout: float,
-    dropout_scale: float,
-    seed: int,
+    options: Options,
 ) -> Arrays:
     """Float64 reference, with all scores at once."""
-    options = options_of(locals())
     scores = exact_scores(q, k, mask, options)
     lse = exact_lse(scores)
     p = exact_shares(scores, lse) * exact_kept(scores.shape, options)
@@ -111,11 +73,10 @@ def reference(
 
 
 def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arrays) -> Arrays:
-    options = options_of(params)
-    forward = run("attention", **inputs, **options)
+    forward = run("attention", **inputs, **params)
     shared: dict[str, Any] = {
         **inputs,
-        **options,
+        **params,
         "lse": forward["lse"],
         "grad_out": cotangents["out"],
     }
@@ -129,43 +90,21 @@ def _case(setting: Setting) -> Case:
         setting.share_error / 2, 4 * EPS32, "the error of a score, which is that of its share"
     )
     out = setting.tolerance(4.0, "a mean of values below 4")
-    return Case(
-        setting.name, setting.dims, setting.inputs, {"out": out, "lse": lse}, setting.params
-    )
+    return setting.case(setting.inputs, {"out": out, "lse": lse})
 
 
-def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
-    tile = tile_rounds(1, 1, dims["D"])
-    return _rounds.strided(dims["S"], SIDE, tile) + finish_rounds(dims["D"])
-
-
-KERNEL = Kernel(
-    stem="attention",
-    bindings=(
-        QUERIES,
-        KEYS,
-        VALUES,
-        MASK,
-        Binding("out", "f32", ("G", "T", "D"), "out", half=True),
-        Binding("lse", "f32", ("G", "T"), "out"),
-    ),
-    params=PARAMS,
-    constants=CONSTANTS,
-    workgroups=lambda dims, params: dims["G"] * -(-dims["T"] // SIDE),
-    derive=check_shapes,
-    mirror=mirror,
-    reference=reference,
-    rounds=_count_rounds,
-    cases=tuple(_case(setting) for setting in SETTINGS),
+KERNEL = attention_kernel(
+    "attention",
+    (of_queries("out", "out"), of_rows("lse", "out")),
+    mirror,
+    reference,
+    _case,
+    products=1,
+    sums=1,
     gradient=Gradient(
         wrt=("q", "k", "v"),
         vjp=_vjp,
         outputs=("out",),
         tolerance=Tolerance(2e-5, 2e-5, "scores up to 40 leave shares exact to 2e-5"),
     ),
-    work=lambda dims: Work(
-        4.0 * pair_count(dims),
-        8.0 * dims["D"] * (dims["G"] * dims["T"] + dims["KV"] * dims["S"]),
-    ),
-    speed_case={"G": 160, "KV": 160, "T": 1024, "S": 1024, "D": 64, "M": 1, "MT": 1, "MS": 1},
 )

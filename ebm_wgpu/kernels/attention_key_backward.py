@@ -9,42 +9,24 @@ Source: Dao et al. 2022 (arXiv:2205.14135), algorithm 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._attention import (
-    CONSTANTS,
-    KEYS,
-    MASK,
-    PARAMS,
-    QUERIES,
-    SETTINGS,
-    SIDE,
-    VALUES,
-    Setting,
+    Options,
     blocks,
-    check_shapes,
     exact_kept,
     exact_scores,
     exact_shares,
-    finish_rounds,
-    options_of,
-    pair_count,
     shares,
-    tile_rounds,
 )
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Kernel,
-    Scalar,
-    Work,
+from ebm_wgpu.kernels._attention_cases import (
+    Setting,
+    attention_kernel,
+    of_keys,
+    of_queries,
+    of_rows,
 )
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims
 
 
 def mirror(
@@ -55,20 +37,14 @@ def mirror(
     lse: Array,
     delta: Array,
     grad_out: Array,
-    scale: float,
-    causal: int,
-    offset: int,
-    masked: int,
-    dropout: float,
-    dropout_scale: float,
-    seed: int,
+    options: Options,
     grad_k: Array,
     grad_v: Array,
 ) -> None:
     """Products by BLAS, a block of queries at a time."""
     grad_k[:] = 0
     grad_v[:] = 0
-    for block in blocks(q, k, mask, options_of(locals())):
+    for block in blocks(q, k, mask, options):
         head, kv, rows = block.head, block.kv, block.rows
         p = shares(block.scores, lse[head, rows])
         grad_v[kv] += (p * block.kept).T @ grad_out[head, rows]
@@ -76,7 +52,7 @@ def mirror(
         pull *= block.kept
         pull -= delta[head, rows, None]
         pull *= p
-        pull *= np.float32(scale)
+        pull *= np.float32(options["scale"])
         grad_k[kv] += pull.T @ q[head, rows]
 
 
@@ -88,22 +64,15 @@ def reference(
     lse: Array,
     delta: Array,
     grad_out: Array,
-    scale: float,
-    causal: int,
-    offset: int,
-    masked: int,
-    dropout: float,
-    dropout_scale: float,
-    seed: int,
+    options: Options,
 ) -> Arrays:
     """Float64 reference, with all scores at once."""
-    options = options_of(locals())
     scores = exact_scores(q, k, mask, options)
     sharing = len(q) // len(k)
     kept = exact_kept(scores.shape, options)
     p = exact_shares(scores, lse)
     pull = np.einsum("gtd,gsd->gts", grad_out, np.repeat(v, sharing, axis=0)) * kept
-    grad_k = scale * np.einsum("gts,gtd->gsd", p * (pull - delta[..., None]), q)
+    grad_k = options["scale"] * np.einsum("gts,gtd->gsd", p * (pull - delta[..., None]), q)
     grad_v = np.einsum("gts,gtd->gsd", p * kept, grad_out)
     of_key_heads = (len(k), sharing, *k.shape[1:])
     return {
@@ -124,41 +93,22 @@ def _case(setting: Setting) -> Case:
         16.0 * setting.size * summed, "sums of scale grad_out.v, below 4, times queries below 4"
     )
     grad_v = setting.tolerance(4.0 * summed, "sums of grad_out, below 4")
-    return Case(
-        setting.name, setting.dims, inputs, {"grad_k": grad_k, "grad_v": grad_v}, setting.params
-    )
+    return setting.case(inputs, {"grad_k": grad_k, "grad_v": grad_v})
 
 
-def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
-    tile = tile_rounds(2, 2, dims["D"])
-    heads = _rounds.loop(dims["G"] // dims["KV"], _rounds.strided(dims["T"], SIDE, tile))
-    return heads + finish_rounds(dims["D"])
-
-
-KERNEL = Kernel(
-    stem="attention_key_backward",
-    bindings=(
-        QUERIES,
-        KEYS,
-        VALUES,
-        MASK,
-        Binding("lse", "f32", ("G", "T")),
-        Binding("delta", "f32", ("G", "T")),
-        Binding("grad_out", "f32", ("G", "T", "D"), half=True),
-        Binding("grad_k", "f32", ("KV", "S", "D"), "out", half=True),
-        Binding("grad_v", "f32", ("KV", "S", "D"), "out", half=True),
+KERNEL = attention_kernel(
+    "attention_key_backward",
+    (
+        of_rows("lse"),
+        of_rows("delta"),
+        of_queries("grad_out"),
+        of_keys("grad_k", "out"),
+        of_keys("grad_v", "out"),
     ),
-    params=PARAMS,
-    constants=CONSTANTS,
-    workgroups=lambda dims, params: dims["KV"] * -(-dims["S"] // SIDE),
-    derive=check_shapes,
-    mirror=mirror,
-    reference=reference,
-    rounds=_count_rounds,
-    cases=tuple(_case(setting) for setting in SETTINGS),
-    work=lambda dims: Work(
-        8.0 * pair_count(dims),
-        4.0 * dims["D"] * (2 * dims["G"] * dims["T"] + 4 * dims["KV"] * dims["S"]),
-    ),
-    speed_case={"G": 160, "KV": 160, "T": 1024, "S": 1024, "D": 64, "M": 1, "MT": 1, "MS": 1},
+    mirror,
+    reference,
+    _case,
+    products=2,
+    sums=2,
+    walks_queries=True,
 )

@@ -8,44 +8,19 @@ Source: Dao et al. 2022 (arXiv:2205.14135), algorithm 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._attention import (
-    CONSTANTS,
-    KEYS,
-    MASK,
-    PARAMS,
-    QUERIES,
-    SETTINGS,
-    SIDE,
-    VALUES,
-    Setting,
+    Options,
     blocks,
-    check_shapes,
     exact_kept,
     exact_scores,
     exact_shares,
-    finish_rounds,
-    options_of,
-    pair_count,
     shares,
-    tile_rounds,
 )
+from ebm_wgpu.kernels._attention_cases import Setting, attention_kernel, of_queries, of_rows
 from ebm_wgpu.kernels._cases import EPS32
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Kernel,
-    Scalar,
-    Tolerance,
-    Work,
-)
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Tolerance
 
 
 def mirror(
@@ -56,26 +31,20 @@ def mirror(
     out: Array,
     lse: Array,
     grad_out: Array,
-    scale: float,
-    causal: int,
-    offset: int,
-    masked: int,
-    dropout: float,
-    dropout_scale: float,
-    seed: int,
+    options: Options,
     grad_q: Array,
     delta: Array,
 ) -> None:
     """Products by BLAS, a block of queries at a time."""
     np.einsum("gtd,gtd->gt", out, grad_out, out=delta)
-    for block in blocks(q, k, mask, options_of(locals())):
+    for block in blocks(q, k, mask, options):
         head, rows = block.head, block.rows
         p = shares(block.scores, lse[head, rows])
         pull = grad_out[head, rows] @ v[block.kv].T
         pull *= block.kept
         pull -= delta[head, rows, None]
         pull *= p
-        pull *= np.float32(scale)
+        pull *= np.float32(options["scale"])
         grad_q[head, rows] = pull @ k[block.kv]
 
 
@@ -87,66 +56,39 @@ def reference(
     out: Array,
     lse: Array,
     grad_out: Array,
-    scale: float,
-    causal: int,
-    offset: int,
-    masked: int,
-    dropout: float,
-    dropout_scale: float,
-    seed: int,
+    options: Options,
 ) -> Arrays:
     """Float64 reference, with all scores at once."""
-    options = options_of(locals())
     scores = exact_scores(q, k, mask, options)
     delta = np.sum(out * grad_out, -1)
     values, keys = (np.repeat(x, len(q) // len(x), axis=0) for x in (v, k))
     pull = np.einsum("gtd,gsd->gts", grad_out, values) * exact_kept(scores.shape, options)
     grad_scores = exact_shares(scores, lse) * (pull - delta[..., None])
-    return {"grad_q": scale * np.einsum("gts,gsd->gtd", grad_scores, keys), "delta": delta}
+    return {
+        "grad_q": options["scale"] * np.einsum("gts,gsd->gtd", grad_scores, keys),
+        "delta": delta,
+    }
 
 
 def _case(setting: Setting) -> Case:
     depth = setting.dims["D"]
     delta = Tolerance(EPS32 * (4 + depth**0.5), 4 * EPS32, f"a float32 sum of {depth} products")
     grad_q = setting.tolerance(16.0, "a mean of scale grad_out.v, below 4, times keys below 4")
-    return Case(
-        setting.name,
-        setting.dims,
-        setting.backward_inputs,
-        {"grad_q": grad_q, "delta": delta},
-        setting.params,
-    )
+    return setting.case(setting.backward_inputs, {"grad_q": grad_q, "delta": delta})
 
 
-def _count_rounds(dims: Dims, params: Mapping[str, Scalar]) -> int:
-    tile = tile_rounds(2, 1, dims["D"])
-    return _rounds.strided(dims["S"], SIDE, tile) + finish_rounds(dims["D"])
-
-
-KERNEL = Kernel(
-    stem="attention_query_backward",
-    bindings=(
-        QUERIES,
-        KEYS,
-        VALUES,
-        MASK,
-        Binding("out", "f32", ("G", "T", "D"), half=True),
-        Binding("lse", "f32", ("G", "T")),
-        Binding("grad_out", "f32", ("G", "T", "D"), half=True),
-        Binding("grad_q", "f32", ("G", "T", "D"), "out", half=True),
-        Binding("delta", "f32", ("G", "T"), "out"),
+KERNEL = attention_kernel(
+    "attention_query_backward",
+    (
+        of_queries("out"),
+        of_rows("lse"),
+        of_queries("grad_out"),
+        of_queries("grad_q", "out"),
+        of_rows("delta", "out"),
     ),
-    params=PARAMS,
-    constants=CONSTANTS,
-    workgroups=lambda dims, params: dims["G"] * -(-dims["T"] // SIDE),
-    derive=check_shapes,
-    mirror=mirror,
-    reference=reference,
-    rounds=_count_rounds,
-    cases=tuple(_case(setting) for setting in SETTINGS),
-    work=lambda dims: Work(
-        6.0 * pair_count(dims),
-        4.0 * dims["D"] * (4 * dims["G"] * dims["T"] + 2 * dims["KV"] * dims["S"]),
-    ),
-    speed_case={"G": 160, "KV": 160, "T": 1024, "S": 1024, "D": 64, "M": 1, "MT": 1, "MS": 1},
+    mirror,
+    reference,
+    _case,
+    products=2,
+    sums=1,
 )

@@ -13,30 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
-from ebm_wgpu.kernels._cases import normal
-from ebm_wgpu.kernels._norms import (
-    CASES,
-    EPSILON,
-    exact_layer_norm,
-    norm_inputs,
-    row_tolerance,
-)
-from ebm_wgpu.kernels._rows import WG
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Gradient,
-    Kernel,
-    Param,
-    Run,
-    Scalar,
-    Tolerance,
-    Work,
-)
+from ebm_wgpu.kernels._norms import exact_layer_norm, forward_kernel
+from ebm_wgpu.kernels.spec import Array, Arrays, Run, Scalar, Tolerance
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})
@@ -86,38 +64,13 @@ def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arr
     return sums | {"x": rows["grad_x"]}
 
 
-def _case(name: str, dims: Dims, mean: float) -> Case:
-    def inputs(rng: np.random.Generator, sizes: Dims) -> Arrays:
-        return norm_inputs(mean)(rng, sizes) | {"bias": normal(rng, sizes["N"])}
-
-    return Case(name, dims, inputs, row_tolerance(mean, dims["N"]), EPSILON)
-
-
-KERNEL = Kernel(
-    stem="layer_norm",
-    bindings=(
-        Binding("x", "f32", ("R", "N"), half=True),
-        Binding("weight", "f32", ("N",), half=True),
-        Binding("bias", "f32", ("N",), half=True),
-        Binding("out", "f32", ("R", "N"), "out", half=True),
-        Binding("mean", "f32", ("R",), "out"),
-        Binding("rstd", "f32", ("R",), "out"),
-    ),
-    params=(Param("epsilon", "f32"),),
-    constants={"WG": WG},
-    workgroups=lambda dims, params: dims["R"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("N", 3, 2, WG),
-    subgroup=True,
-    cases=tuple(_case(*case) for case in CASES),
-    gradient=Gradient(
-        wrt=("x", "weight", "bias"),
-        vjp=_vjp,
-        outputs=("out",),
-        tolerance=Tolerance(2e-5, 1e-5, "entries of about 100 lose two digits when centred"),
-        cases=("odd", "one row", "far from zero"),
-    ),
-    work=lambda dims: Work(9.0 * dims["R"] * dims["N"], 8.0 * dims["R"] * dims["N"]),
-    speed_case={"R": 16384, "N": 640},
+KERNEL = forward_kernel(
+    "layer",
+    mirror,
+    reference,
+    _vjp,
+    Tolerance(2e-5, 1e-5, "entries of about 100 lose two digits when centred"),
+    passes=3,
+    reductions=2,
+    flops=9.0,
 )

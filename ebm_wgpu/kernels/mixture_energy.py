@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, unit_rows
 from ebm_wgpu.kernels._readout import BLOCKS, row_max, share_sum
+from ebm_wgpu.kernels._rows import row_kernel
 from ebm_wgpu.kernels.spec import (
     Array,
     Arrays,
@@ -21,7 +21,6 @@ from ebm_wgpu.kernels.spec import (
     Case,
     Dims,
     Gradient,
-    Kernel,
     Run,
     Scalar,
     Tolerance,
@@ -103,21 +102,19 @@ def _case(name: str, dims: Dims, a_max: float) -> Case:
     )
 
 
-KERNEL = Kernel(
-    stem="mixture_energy",
-    bindings=(
+KERNEL = row_kernel(
+    "mixture_energy",
+    (
         Binding("s", "f32", ("B", "N")),
         Binding("a", "f32", ("N",)),
         Binding("log_w", "f32", ("N",)),
         Binding("energy", "f32", ("B",), "out"),
     ),
-    constants={"WG": 256},
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("N", 2, 2, 256),
-    subgroup=True,
-    cases=tuple(_case(*case) for case in CASES),
+    mirror,
+    reference,
+    tuple(_case(*case) for case in CASES),
+    passes=2,
+    reductions=2,
     gradient=Gradient(
         wrt=("s", "a", "log_w"),
         vjp=_vjp,

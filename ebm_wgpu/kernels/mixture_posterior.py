@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._math import exp_accurate
+from ebm_wgpu.kernels._rows import row_kernel
 from ebm_wgpu.kernels._splat_stream import LOG_ERROR, log_sum_exp
 from ebm_wgpu.kernels.spec import (
     Array,
@@ -22,11 +22,9 @@ from ebm_wgpu.kernels.spec import (
     Case,
     Dims,
     Gradient,
-    Kernel,
     Run,
     Scalar,
     Tolerance,
-    Work,
 )
 
 
@@ -97,20 +95,16 @@ def _case(name: str, dims: Dims, scale: float, shift: float = 0.0, drop: bool = 
     )
 
 
-KERNEL = Kernel(
-    stem="mixture_posterior",
-    bindings=(
+KERNEL = row_kernel(
+    "mixture_posterior",
+    (
         Binding("log_W", "f32", ("B", "N")),
         Binding("p", "f32", ("B", "N"), "out"),
         Binding("log_z", "f32", ("B",), "out"),
     ),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("N", 3, 2, 256),
-    constants={"WG": 256},
-    subgroup=True,
-    cases=(
+    mirror,
+    reference,
+    (
         _case("odd", {"B": 5, "N": 1037}, 3.0),
         _case("one splat", {"B": 3, "N": 1}, 1.0),
         _case("equal", {"B": 2, "N": 300}, 0.0, 7.0),
@@ -118,12 +112,14 @@ KERNEL = Kernel(
         _case("large offset", {"B": 3, "N": 65}, 2.0, 1000.0),
         _case("some without mass", {"B": 6, "N": 67}, 2.0, drop=True),
     ),
+    passes=3,
+    reductions=2,
     gradient=Gradient(
         wrt=("log_W",),
         vjp=_vjp,
         outputs=("p", "log_z"),
         tolerance=Tolerance(2e-6, 1e-5, "float32 softmax against float64 central differences"),
     ),
-    work=lambda dims: Work(8.0 * dims["B"] * dims["N"], 12.0 * dims["B"] * dims["N"]),
+    cost=(8.0, 12.0),
     speed_case={"B": 1024, "N": 16384},
 )

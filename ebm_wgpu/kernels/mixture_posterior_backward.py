@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance, Work
+from ebm_wgpu.kernels._rows import row_kernel
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Tolerance
 
 
 @njit(parallel=True, cache=True)
@@ -39,25 +39,23 @@ _TOLERANCE = Tolerance(
     4 * EPS32, 4 * EPS32, "a convex combination of values of order one, times a share of the mass"
 )
 
-KERNEL = Kernel(
-    stem="mixture_posterior_backward",
-    bindings=(
+KERNEL = row_kernel(
+    "mixture_posterior_backward",
+    (
         Binding("p", "f32", ("B", "N")),
         Binding("grad_p", "f32", ("B", "N")),
         Binding("grad_log_z", "f32", ("B",)),
         Binding("grad_log_W", "f32", ("B", "N"), "out"),
     ),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("N", 2, 1, 256),
-    constants={"WG": 256},
-    subgroup=True,
-    cases=(
+    mirror,
+    reference,
+    (
         Case("odd", {"B": 5, "N": 1037}, _inputs, _TOLERANCE),
         Case("few", {"B": 33, "N": 7}, _inputs, _TOLERANCE),
         Case("one splat", {"B": 3, "N": 1}, _inputs, _TOLERANCE),
     ),
-    work=lambda dims: Work(5.0 * dims["B"] * dims["N"], 12.0 * dims["B"] * dims["N"]),
+    passes=2,
+    reductions=1,
+    cost=(5.0, 12.0),
     speed_case={"B": 1024, "N": 16384},
 )

@@ -12,22 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
-from ebm_wgpu.kernels._norms import CASES, EPSILON, exact_rms_norm, norm_inputs, row_tolerance
-from ebm_wgpu.kernels._rows import WG
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Gradient,
-    Kernel,
-    Param,
-    Run,
-    Scalar,
-    Tolerance,
-    Work,
-)
+from ebm_wgpu.kernels._norms import exact_rms_norm, forward_kernel
+from ebm_wgpu.kernels.spec import Array, Arrays, Run, Scalar, Tolerance
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})
@@ -61,32 +47,13 @@ def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arr
     return {"x": rows["grad_x"], "weight": run("column_sum", x=parts, P=1)["out"][0]}
 
 
-KERNEL = Kernel(
-    stem="rms_norm",
-    bindings=(
-        Binding("x", "f32", ("R", "N"), half=True),
-        Binding("weight", "f32", ("N",), half=True),
-        Binding("out", "f32", ("R", "N"), "out", half=True),
-        Binding("rstd", "f32", ("R",), "out"),
-    ),
-    params=(Param("epsilon", "f32"),),
-    constants={"WG": WG},
-    workgroups=lambda dims, params: dims["R"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("N", 2, 1, WG),
-    subgroup=True,
-    cases=tuple(
-        Case(name, dims, norm_inputs(mean), row_tolerance(0, dims["N"]), EPSILON)
-        for name, dims, mean in CASES
-    ),
-    gradient=Gradient(
-        wrt=("x", "weight"),
-        vjp=_vjp,
-        outputs=("out",),
-        tolerance=Tolerance(5e-6, 1e-5, "means of 641 products of order one"),
-        cases=("odd", "one row", "far from zero"),
-    ),
-    work=lambda dims: Work(5.0 * dims["R"] * dims["N"], 8.0 * dims["R"] * dims["N"]),
-    speed_case={"R": 16384, "N": 640},
+KERNEL = forward_kernel(
+    "rms",
+    mirror,
+    reference,
+    _vjp,
+    Tolerance(5e-6, 1e-5, "means of 641 products of order one"),
+    passes=2,
+    reductions=1,
+    flops=5.0,
 )

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from numba import njit
 
-from ebm_wgpu.kernels._norms import CASES, SUM_CONSTANTS, backward_inputs, sum_tolerance
-from ebm_wgpu.kernels._rows import part_rounds, part_sums, part_workgroups, parts_of
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Kernel, Work
+from ebm_wgpu.kernels._norms import weight_backward_kernel
+from ebm_wgpu.kernels._rows import part_sums
+from ebm_wgpu.kernels.spec import Array, Arrays
 
 
 @njit(cache=True, fastmath={"contract"})
@@ -27,29 +27,4 @@ def reference(x: Array, rstd: Array, grad_out: Array, P: int) -> Arrays:
     return {"grad_weight": part_sums(grad_out * x * rstd[:, None], P)}
 
 
-KERNEL = Kernel(
-    stem="rms_norm_weight_backward",
-    bindings=(
-        Binding("x", "f32", ("R", "N"), half=True),
-        Binding("rstd", "f32", ("R",)),
-        Binding("grad_out", "f32", ("R", "N"), half=True),
-        Binding("grad_weight", "f32", ("P", "N"), "out"),
-    ),
-    constants=SUM_CONSTANTS,
-    workgroups=part_workgroups,
-    derive=parts_of,
-    mirror=mirror,
-    reference=reference,
-    rounds=part_rounds,
-    cases=tuple(
-        Case(
-            name,
-            {**dims, "P": parts},
-            backward_inputs(mean, True, False),
-            sum_tolerance(0, dims["R"]),
-        )
-        for (name, dims, mean), parts in zip(CASES, (2, 5, 1, 3), strict=True)
-    ),
-    work=lambda dims: Work(4.0 * dims["R"] * dims["N"], 8.0 * dims["R"] * dims["N"]),
-    speed_case={"R": 16384, "N": 640, "P": 64},
-)
+KERNEL = weight_backward_kernel("rms", mirror, reference, flops=4.0)

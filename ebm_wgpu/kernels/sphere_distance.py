@@ -10,11 +10,16 @@ import math
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
-from ebm_wgpu.kernels._cases import EPS32, tangent_rows, unit_rows
+from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._math import atan2_accurate
-from ebm_wgpu.kernels._sphere import chord_squares
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Tolerance, Work
+from ebm_wgpu.kernels._sphere import (
+    chord_squares,
+    pairs_at,
+    random_pairs,
+    same_and_opposite,
+    sphere_kernel,
+)
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims, Tolerance
 
 _TWO = np.float32(2)
 _TOLERANCE = Tolerance(
@@ -36,45 +41,26 @@ def reference(x: Array, y: Array) -> Arrays:
     return {"out": 2 * np.arctan2(minus, plus)}
 
 
-def _random(rng: np.random.Generator, dims: Dims) -> Arrays:
-    return {
-        "x": unit_rows(rng, dims["B"], dims["D"]),
-        "y": unit_rows(rng, dims["B"], dims["D"]),
-    }
-
-
-def _same_and_opposite(rng: np.random.Generator, dims: Dims) -> Arrays:
-    x = unit_rows(rng, dims["B"], dims["D"])
-    return {"x": x, "y": x * np.where(np.arange(dims["B"]) % 2, -1, 1)[:, None].astype(np.float32)}
-
-
-def _angles(rng: np.random.Generator, dims: Dims) -> Arrays:
-    x = unit_rows(rng, dims["B"], dims["D"])
+def _towards_the_ends(rng: np.random.Generator, dims: Dims) -> Arrays:
     small = 10.0 ** -np.arange(dims["B"])[:, None]
     angle = np.where(np.arange(dims["B"])[:, None] % 2, math.pi - small, small)
-    y = np.cos(angle) * x + np.sin(angle) * tangent_rows(rng, x)
-    return {"x": x, "y": y.astype(np.float32)}
+    return pairs_at(angle)(rng, dims)
 
 
-KERNEL = Kernel(
-    stem="sphere_distance",
-    bindings=(
-        Binding("x", "f32", ("B", "D")),
-        Binding("y", "f32", ("B", "D")),
-        Binding("out", "f32", ("B",), "out"),
-    ),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("D", 1, 2),
-    subgroup=True,
+KERNEL = sphere_kernel(
+    "sphere_distance",
+    ("x", "y"),
+    mirror,
+    reference,
     cases=(
-        Case("odd", {"B": 7, "D": 641}, _random, _TOLERANCE),
-        Case("d8", {"B": 33, "D": 8}, _random, _TOLERANCE),
-        Case("same and opposite", {"B": 4, "D": 20}, _same_and_opposite, _TOLERANCE),
-        Case("towards 0 and pi", {"B": 8, "D": 65}, _angles, _TOLERANCE),
-        Case("one row", {"B": 1, "D": 9}, _random, _TOLERANCE),
+        Case("odd", {"B": 7, "D": 641}, random_pairs, _TOLERANCE),
+        Case("d8", {"B": 33, "D": 8}, random_pairs, _TOLERANCE),
+        Case("same and opposite", {"B": 4, "D": 20}, same_and_opposite, _TOLERANCE),
+        Case("towards 0 and pi", {"B": 8, "D": 65}, _towards_the_ends, _TOLERANCE),
+        Case("one row", {"B": 1, "D": 9}, random_pairs, _TOLERANCE),
     ),
-    work=lambda dims: Work(6.0 * dims["B"] * dims["D"], 8.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 65536, "D": 640},
+    passes=1,
+    reductions=2,
+    flops=6.0,
+    out_shape=("B",),
 )

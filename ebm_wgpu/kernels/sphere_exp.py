@@ -10,11 +10,10 @@ import math
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import tangent_rows, unit_rows
 from ebm_wgpu.kernels._math import sincos_accurate
-from ebm_wgpu.kernels._sphere import dot, sphere_tolerance
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Work
+from ebm_wgpu.kernels._sphere import dot, sphere_kernel, sphere_tolerance
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims
 
 _ONE = np.float32(1)
 
@@ -47,18 +46,11 @@ def _case(name: str, rows: int, d: int, length: float) -> Case:
     return Case(name, {"B": rows, "D": d}, inputs, tolerance)
 
 
-KERNEL = Kernel(
-    stem="sphere_exp",
-    bindings=(
-        Binding("x", "f32", ("B", "D")),
-        Binding("v", "f32", ("B", "D")),
-        Binding("out", "f32", ("B", "D"), "out"),
-    ),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("D", 2, 1),
-    subgroup=True,
+KERNEL = sphere_kernel(
+    "sphere_exp",
+    ("x", "v"),
+    mirror,
+    reference,
     cases=(
         _case("odd", 7, 641, 0.7),
         _case("d8", 33, 8, 1.3),
@@ -68,6 +60,7 @@ KERNEL = Kernel(
         _case("half a turn", 3, 65, math.pi),
         _case("many turns", 3, 130, 40.0),
     ),
-    work=lambda dims: Work(5.0 * dims["B"] * dims["D"], 12.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 65536, "D": 640},
+    passes=2,
+    reductions=1,
+    flops=5.0,
 )

@@ -12,11 +12,17 @@ import math
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
-from ebm_wgpu.kernels._cases import tangent_rows, unit_rows
 from ebm_wgpu.kernels._math import atan2_accurate
-from ebm_wgpu.kernels._sphere import chord_squares, dot, sphere_tolerance
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Work
+from ebm_wgpu.kernels._sphere import (
+    chord_squares,
+    dot,
+    pairs_at,
+    random_pairs,
+    same_and_opposite,
+    sphere_kernel,
+    sphere_tolerance,
+)
+from ebm_wgpu.kernels.spec import Array, Arrays, Case
 
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
@@ -51,50 +57,24 @@ def reference(x: Array, y: Array) -> Arrays:
     return {"out": tangent * np.divide(theta, sine, out=np.zeros_like(sine), where=sine > 0)}
 
 
-def _random(rng: np.random.Generator, dims: Dims) -> Arrays:
-    return {
-        "x": unit_rows(rng, dims["B"], dims["D"]),
-        "y": unit_rows(rng, dims["B"], dims["D"]),
-    }
-
-
-def _same_and_opposite(rng: np.random.Generator, dims: Dims) -> Arrays:
-    x = unit_rows(rng, dims["B"], dims["D"])
-    return {"x": x, "y": x * np.where(np.arange(dims["B"]) % 2, -1, 1)[:, None].astype(np.float32)}
-
-
 def _at_angle(name: str, rows: int, d: int, angle: float) -> Case:
-    def inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-        x = unit_rows(rng, dims["B"], dims["D"])
-        across = tangent_rows(rng, x)
-        y = math.cos(angle) * x.astype(np.float64) + math.sin(angle) * across
-        return {"x": x, "y": y.astype(np.float32)}
-
-    return Case(name, {"B": rows, "D": d}, inputs, sphere_tolerance(d, angle))
+    return Case(name, {"B": rows, "D": d}, pairs_at(angle), sphere_tolerance(d, angle))
 
 
-KERNEL = Kernel(
-    stem="sphere_log",
-    bindings=(
-        Binding("x", "f32", ("B", "D")),
-        Binding("y", "f32", ("B", "D")),
-        Binding("out", "f32", ("B", "D"), "out"),
-    ),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("D", 4, 4),
-    subgroup=True,
+KERNEL = sphere_kernel(
+    "sphere_log",
+    ("x", "y"),
+    mirror,
+    reference,
     cases=(
-        Case("odd", {"B": 7, "D": 641}, _random, sphere_tolerance(641, math.pi / 2)),
-        Case("d8", {"B": 33, "D": 8}, _random, sphere_tolerance(8, math.pi)),
-        Case(
-            "same and opposite", {"B": 4, "D": 20}, _same_and_opposite, sphere_tolerance(20, 1e-7)
-        ),
+        Case("odd", {"B": 7, "D": 641}, random_pairs, sphere_tolerance(641, math.pi / 2)),
+        Case("d8", {"B": 33, "D": 8}, random_pairs, sphere_tolerance(8, math.pi)),
+        Case("same and opposite", {"B": 4, "D": 20}, same_and_opposite, sphere_tolerance(20, 1e-7)),
         _at_angle("close", 3, 65, 1e-3),
         _at_angle("almost opposite", 3, 130, math.pi - 1e-3),
         _at_angle("quarter turn, one row", 1, 9, math.pi / 2),
     ),
-    work=lambda dims: Work(15.0 * dims["B"] * dims["D"], 12.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 65536, "D": 640},
+    passes=4,
+    reductions=4,
+    flops=15.0,
 )

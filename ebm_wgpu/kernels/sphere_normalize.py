@@ -7,19 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import ELEMENTWISE, EPS32, normal
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Gradient,
-    Kernel,
-    Tolerance,
-    Work,
-)
+from ebm_wgpu.kernels._sphere import sphere_kernel
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims, Gradient, Tolerance
 
 
 @njit(parallel=True, cache=True)
@@ -57,14 +47,11 @@ def _with_zero_row(rng: np.random.Generator, dims: Dims) -> Arrays:
     return {"x": x}
 
 
-KERNEL = Kernel(
-    stem="sphere_normalize",
-    bindings=(Binding("x", "f32", ("B", "D")), Binding("out", "f32", ("B", "D"), "out")),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("D", 3, 2),
-    subgroup=True,
+KERNEL = sphere_kernel(
+    "sphere_normalize",
+    ("x",),
+    mirror,
+    reference,
     cases=(
         Case("odd", {"B": 7, "D": 641}, _scaled(1.0), ELEMENTWISE),
         Case("d8", {"B": 33, "D": 8}, _scaled(1.0), ELEMENTWISE),
@@ -72,6 +59,9 @@ KERNEL = Kernel(
         Case("huge values", {"B": 3, "D": 65}, _scaled(1e30), ELEMENTWISE),
         Case("zero row", {"B": 3, "D": 16}, _with_zero_row, ELEMENTWISE),
     ),
+    passes=3,
+    reductions=2,
+    flops=4.0,
     gradient=Gradient(
         wrt=("x",),
         vjp=lambda run, inputs, params, cotangents: {
@@ -85,6 +75,4 @@ KERNEL = Kernel(
         ),
         cases=("odd", "d8"),
     ),
-    work=lambda dims: Work(4.0 * dims["B"] * dims["D"], 8.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 65536, "D": 640},
 )

@@ -8,19 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._math import F32
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Kernel,
-    Tolerance,
-    Work,
-)
+from ebm_wgpu.kernels._sphere import sphere_kernel
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims, Tolerance
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -78,18 +69,11 @@ def _case(name: str, rows: int, d: int, scale: float, zero_row: bool = False) ->
     return Case(name, {"B": rows, "D": d}, inputs, tolerance)
 
 
-KERNEL = Kernel(
-    stem="sphere_normalize_backward",
-    bindings=(
-        Binding("x", "f32", ("B", "D")),
-        Binding("grad_out", "f32", ("B", "D")),
-        Binding("grad_x", "f32", ("B", "D"), "out"),
-    ),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("D", 3, 3),
-    subgroup=True,
+KERNEL = sphere_kernel(
+    "sphere_normalize_backward",
+    ("x", "grad_out"),
+    mirror,
+    reference,
     cases=(
         _case("odd", 7, 641, 1.0),
         _case("d8", 33, 8, 1.0),
@@ -97,6 +81,8 @@ KERNEL = Kernel(
         _case("huge values", 3, 65, 1e30),
         _case("zero row", 3, 16, 1.0, zero_row=True),
     ),
-    work=lambda dims: Work(9.0 * dims["B"] * dims["D"], 12.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 65536, "D": 640},
+    passes=3,
+    reductions=3,
+    flops=9.0,
+    out="grad_x",
 )

@@ -8,20 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal, unit_rows
-from ebm_wgpu.kernels._sphere import dot, sphere_tolerance
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Dims,
-    Gradient,
-    Kernel,
-    Tolerance,
-    Work,
-)
+from ebm_wgpu.kernels._sphere import dot, sphere_kernel, sphere_tolerance
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims, Gradient, Tolerance
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
@@ -53,24 +42,20 @@ def _zero(rng: np.random.Generator, dims: Dims) -> Arrays:
     return {"x": x, "g": np.zeros_like(x)}
 
 
-KERNEL = Kernel(
-    stem="sphere_project",
-    bindings=(
-        Binding("x", "f32", ("B", "D")),
-        Binding("g", "f32", ("B", "D")),
-        Binding("out", "f32", ("B", "D"), "out"),
-    ),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("D", 2, 1),
-    subgroup=True,
+KERNEL = sphere_kernel(
+    "sphere_project",
+    ("x", "g"),
+    mirror,
+    reference,
     cases=(
         Case("odd", {"B": 7, "D": 641}, _random, sphere_tolerance(641, 641**0.5, 4)),
         Case("d8", {"B": 33, "D": 8}, _random, sphere_tolerance(8, 8**0.5, 4)),
         Case("almost radial", {"B": 3, "D": 130}, _almost_radial, sphere_tolerance(130, 3, 4)),
         Case("zero g, one row", {"B": 1, "D": 9}, _zero, sphere_tolerance(9, 1, 4)),
     ),
+    passes=2,
+    reductions=1,
+    flops=4.0,
     gradient=Gradient(
         wrt=("g",),
         vjp=lambda run, inputs, params, cotangents: {
@@ -79,6 +64,4 @@ KERNEL = Kernel(
         outputs=("out",),
         tolerance=Tolerance(4 * EPS32, 16 * EPS32, "the projection is linear: float32 sums only"),
     ),
-    work=lambda dims: Work(4.0 * dims["B"] * dims["D"], 12.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 65536, "D": 640},
 )

@@ -11,11 +11,17 @@ import math
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.kernels import _rounds
-from ebm_wgpu.kernels._cases import tangent_rows, unit_rows
+from ebm_wgpu.kernels._cases import tangent_rows
 from ebm_wgpu.kernels._math import F32
-from ebm_wgpu.kernels._sphere import sphere_tolerance
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Kernel, Work
+from ebm_wgpu.kernels._sphere import (
+    Pairs,
+    pairs_at,
+    random_pairs,
+    same_and_opposite,
+    sphere_kernel,
+    sphere_tolerance,
+)
+from ebm_wgpu.kernels.spec import Array, Arrays, Case, Dims
 
 _ZERO, _TWO = np.float32(0), np.float32(2)
 
@@ -48,48 +54,28 @@ def reference(x: Array, y: Array, v: Array) -> Arrays:
     return {"out": v - factor * middle}
 
 
-def _random(rng: np.random.Generator, dims: Dims) -> Arrays:
-    x = unit_rows(rng, dims["B"], dims["D"])
-    return {"x": x, "y": unit_rows(rng, dims["B"], dims["D"]), "v": tangent_rows(rng, x)}
-
-
-def _at_angle(name: str, rows: int, d: int, angle: float, length: float) -> Case:
+def _case(name: str, rows: int, d: int, pairs: Pairs, length: float = 1.0) -> Case:
     def inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-        x = unit_rows(rng, dims["B"], dims["D"])
-        across = tangent_rows(rng, x)
-        y = math.cos(angle) * x.astype(np.float64) + math.sin(angle) * across
-        return {"x": x, "y": y.astype(np.float32), "v": tangent_rows(rng, x, length)}
+        arrays = pairs(rng, dims)
+        return arrays | {"v": tangent_rows(rng, arrays["x"], length)}
 
     return Case(name, {"B": rows, "D": d}, inputs, sphere_tolerance(d, length))
 
 
-def _same_and_opposite(rng: np.random.Generator, dims: Dims) -> Arrays:
-    x = unit_rows(rng, dims["B"], dims["D"])
-    y = x * np.where(np.arange(dims["B"]) % 2, -1, 1)[:, None].astype(np.float32)
-    return {"x": x, "y": y, "v": tangent_rows(rng, x)}
-
-
-KERNEL = Kernel(
-    stem="sphere_transport",
-    bindings=(
-        Binding("x", "f32", ("B", "D")),
-        Binding("y", "f32", ("B", "D")),
-        Binding("v", "f32", ("B", "D")),
-        Binding("out", "f32", ("B", "D"), "out"),
-    ),
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("D", 2, 2),
-    subgroup=True,
+KERNEL = sphere_kernel(
+    "sphere_transport",
+    ("x", "y", "v"),
+    mirror,
+    reference,
     cases=(
-        Case("odd", {"B": 7, "D": 641}, _random, sphere_tolerance(641)),
-        Case("d8", {"B": 33, "D": 8}, _random, sphere_tolerance(8)),
-        Case("same and opposite", {"B": 4, "D": 20}, _same_and_opposite, sphere_tolerance(20)),
-        _at_angle("short step, fast", 3, 65, 1e-3, 25.0),
-        _at_angle("almost opposite", 3, 130, math.pi - 1e-3, 1.0),
-        _at_angle("one row", 1, 9, 2.0, 1.0),
+        _case("odd", 7, 641, random_pairs),
+        _case("d8", 33, 8, random_pairs),
+        _case("same and opposite", 4, 20, same_and_opposite),
+        _case("short step, fast", 3, 65, pairs_at(1e-3), length=25.0),
+        _case("almost opposite", 3, 130, pairs_at(math.pi - 1e-3)),
+        _case("one row", 1, 9, pairs_at(2.0)),
     ),
-    work=lambda dims: Work(7.0 * dims["B"] * dims["D"], 16.0 * dims["B"] * dims["D"]),
-    speed_case={"B": 65536, "D": 640},
+    passes=2,
+    reductions=2,
+    flops=7.0,
 )

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._readout import BLOCKS, row_max, share_sum
+from ebm_wgpu.kernels._rows import row_kernel
 from ebm_wgpu.kernels.spec import (
     Array,
     Arrays,
@@ -17,11 +17,9 @@ from ebm_wgpu.kernels.spec import (
     Case,
     Dims,
     Gradient,
-    Kernel,
     Run,
     Scalar,
     Tolerance,
-    Work,
 )
 
 
@@ -86,28 +84,26 @@ def _case(name: str, dims: Dims, scale: float) -> Case:
     )
 
 
-KERNEL = Kernel(
-    stem="target_log_softmax",
-    bindings=(
+KERNEL = row_kernel(
+    "target_log_softmax",
+    (
         Binding("logits", "f32", ("B", "N")),
         Binding("bias", "f32", ("N",)),
         Binding("target_index", "i32", ("B",)),
         Binding("log_p", "f32", ("B",), "out"),
         Binding("lse", "f32", ("B",), "out"),
     ),
-    constants={"WG": 256},
-    workgroups=lambda dims, params: dims["B"],
-    mirror=mirror,
-    reference=reference,
-    rounds=_rounds.row_passes("N", 2, 2, 256),
-    subgroup=True,
-    cases=tuple(_case(*case) for case in CASES),
+    mirror,
+    reference,
+    tuple(_case(*case) for case in CASES),
+    passes=2,
+    reductions=2,
     gradient=Gradient(
         wrt=("logits", "bias"),
         vjp=_vjp,
         outputs=("log_p",),
         tolerance=Tolerance(2e-5, 2e-5, "logits up to 300 leave shares exact to 2e-5"),
     ),
-    work=lambda dims: Work(12.0 * dims["B"] * dims["N"], 4.0 * dims["B"] * dims["N"]),
+    cost=(12.0, 4.0),
     speed_case={"B": 1024, "N": 50257},
 )
