@@ -1,9 +1,16 @@
-"""HRM2 against a flat search, FAISS IVF and FAISS HNSW: products and time at equal recall@64.
+"""HRM2 against flat searches, FAISS IVF and FAISS HNSW: products and time at equal recall@64.
 
-Three kinds of directions: clusters, as the Langevin benchmark has them; states of a transformer
-trained for a minute on WikiText-2, of length one after their mean is taken off, as consolidation
-and online memory store them; and uniform noise, in which no index can win. Every index is set by
-one half of the queries to the least effort that reaches the recall, and judged by the other half.
+Kinds of directions: clusters, as the Langevin benchmark has them; uneven clusters, of heavy-tailed
+size and of all widths, elongated; states of a transformer trained for a minute on WikiText-2, of
+length one after their mean is taken off, as online memory stores them; and uniform noise, in which
+no index can win. A case is kind:directions:dimension. Every index is set by one half of the queries
+to the least effort that reaches the recall, and judged by the other half; where none up to
+--most-effort does, its recall says so.
+
+A graph of a million directions takes long to build: from --large directions on HNSW has half the
+links and searches less while it is built (links 16 and efConstruction 24 in place of 32 and 40),
+and the case has 256 dimensions, which needs about 8 GiB. The cases take about eight minutes
+together on two cores; the file is written after each of them, so that what is done is kept.
 """
 
 from __future__ import annotations
@@ -15,95 +22,21 @@ from typing import Any
 import faiss
 import numba
 import numpy as np
-import torch
 from _common import Claim, compare_seconds, median, parse_arguments, print_table, write_result
+from _directions import SYNTHETIC, Directions, states
 
 from ebm_wgpu.kernels import KernelDevice, open_device
-from ebm_wgpu.models.causal_transformer import CausalTransformer
-from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.splats import SplatStore
 from ebm_wgpu.splats.hrm2 import Hrm2Search
+from ebm_wgpu.splats.search import BruteForceSearch, NeighbourSearch
 from ebm_wgpu.splats.search_quality import measure_search
-from ebm_wgpu.text.corpora import load_corpus
-from ebm_wgpu.text.tokenizers import make_tokenizer
 
+CASES = "clustered:50000:640,states:50000:256,noise:20000:256,uneven:1000000:256"
 BATCHES = (1, 16, 64)
-QUERIES = 1024
 RECALL = 0.99
 GAIN = 10.0
-CHUNK = 50_000
 MOST_FOR_MASS = 200_000
-VOCABULARY = 4096
-STATE_WIDTH = 256
-WINDOW = 256
-
-Directions = tuple[np.ndarray, np.ndarray]
-"""Those that are searched, (n, d), and as many queries as asked for."""
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-
-
-def clustered(n: int, d: int, queries: int) -> Directions:
-    """Clusters of about 100 with a cosine of .64 within; queries are further members."""
-    rng = np.random.default_rng(5)
-    centres = unit(rng.standard_normal((max(1, n // 100), d), dtype=np.float32))
-
-    def members(cluster: np.ndarray) -> np.ndarray:
-        noise = rng.standard_normal((len(cluster), d), dtype=np.float32)
-        return unit(centres[cluster] + 0.75 / d**0.5 * noise)
-
-    mu = np.empty((n, d), np.float32)
-    for start in range(0, n, CHUNK):
-        rows = np.arange(start, min(start + CHUNK, n))
-        mu[rows] = members(rows % len(centres))
-    return mu, members(rng.integers(0, len(centres), queries))
-
-
-def noise(n: int, d: int, queries: int) -> Directions:
-    """Uniform directions and uniform queries."""
-    rng = np.random.default_rng(6)
-    mu = np.empty((n, d), np.float32)
-    for start in range(0, n, CHUNK):
-        rows = min(start + CHUNK, n) - start
-        mu[start : start + rows] = unit(rng.standard_normal((rows, d), dtype=np.float32))
-    return mu, unit(rng.standard_normal((queries, d), dtype=np.float32))
-
-
-def states(n: int, queries: int, seconds: float) -> Directions:
-    """States of a transformer after tokens of the training text; queries from validation text."""
-    train = load_corpus("wikitext-2", "train")
-    tokenizer = make_tokenizer("bpe", train, VOCABULARY)
-    tokens = torch.from_numpy(tokenizer.encode(train).astype(np.int64))
-    valid = torch.from_numpy(tokenizer.encode(load_corpus("wikitext-2", "valid")).astype(np.int64))
-    config = TransformerConfig(dim=STATE_WIDTH, n_layers=3, n_heads=4)
-    model = CausalTransformer(config, tokenizer.vocab_size)
-    torch.manual_seed(0)
-    counts = torch.bincount(tokens, minlength=tokenizer.vocab_size)
-    model.initialize(tokens.numpy(), counts.numpy(), seed=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        starts = torch.randint(len(tokens) - WINDOW - 1, (8, 1))
-        loss = model.losses(tokens[starts + torch.arange(WINDOW + 1)])["token"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    @torch.no_grad()
-    def read(text: torch.Tensor, count: int) -> np.ndarray:
-        rows = -(-count // WINDOW)
-        starts = torch.linspace(0, len(text) - WINDOW, rows).long()[:, None]
-        windows = text[starts + torch.arange(WINDOW)]
-        parts = [model.backbone(batch).flatten(0, 1) for batch in windows.split(16)]
-        return torch.cat(parts)[:count].numpy()
-
-    mu = read(tokens, n)
-    mean = mu.mean(axis=0)
-    everything = read(valid, min(100 * queries, len(valid) // WINDOW * WINDOW))
-    chosen = np.random.default_rng(0).choice(len(everything), queries, replace=False)
-    return unit(mu - mean), unit(everything[chosen] - mean)
+TRUTH_BATCH = 64
 
 
 class FaissContender:
@@ -117,13 +50,13 @@ class FaissContender:
         """Indices of the k nearest of each query."""
         return self.index.search(queries, k, params=self._setting(self.effort))[1]
 
-    def tune(self, queries: np.ndarray, expected: np.ndarray) -> None:
+    def tune(self, queries: np.ndarray, expected: np.ndarray, most: int) -> None:
         """The least effort, in steps of a quarter, that reaches the recall."""
+        most = min(most, self.index.ntotal)
         while recall(self.search(queries, expected.shape[1]), expected) < RECALL:
-            grown = max(self.effort + 1, round(1.25 * self.effort))
-            if self.effort >= self.index.ntotal:
+            if self.effort >= most:
                 break
-            self.effort = grown
+            self.effort = min(max(self.effort + 1, round(1.25 * self.effort)), most)
 
     def products(self, queries: np.ndarray, k: int) -> float:
         """Mean number of products of a query, as FAISS counts them."""
@@ -147,8 +80,9 @@ def ivf(mu: np.ndarray, n_lists: int) -> FaissContender:
     )
 
 
-def hnsw(mu: np.ndarray) -> FaissContender:
-    index = faiss.IndexHNSWFlat(mu.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+def hnsw(mu: np.ndarray, links: int, construction: int) -> FaissContender:
+    index = faiss.IndexHNSWFlat(mu.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = construction
     index.add(mu)
     contender = FaissContender(
         index,
@@ -164,37 +98,49 @@ def recall(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.mean([np.isin(e, f).mean() for f, e in zip(found, expected, strict=True)]))
 
 
-def compare(
-    name: str, data: Directions, k: int, repeats: int, device: KernelDevice, with_hnsw: bool
-) -> dict[str, Any]:
+def nearest(search: NeighbourSearch, queries: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k nearest by an exact search."""
+    parts = range(0, len(queries), TRUTH_BATCH)
+    return np.concatenate([search.search(queries[p : p + TRUTH_BATCH], k).indices for p in parts])
+
+
+def compare(name: str, data: Directions, options: Any, device: KernelDevice) -> dict[str, Any]:
     """Build, tune and time every contender over one set of directions."""
     mu, queries = data
-    n, d = mu.shape
-    tuning, test = queries[: QUERIES // 2], queries[QUERIES // 2 :]
-    flat = faiss.IndexFlatIP(d)
-    flat.add(mu)
-    tuning_expected, expected = flat.search(tuning, k)[1], flat.search(test, k)[1]
+    (n, d), k = mu.shape, options.k
+    large = n >= options.large
+    tuning, test = queries[: len(queries) // 2], queries[len(queries) // 2 :]
+    brute = BruteForceSearch(device)
+    brute.add(mu)
+    tuning_expected, expected = nearest(brute, tuning, k), nearest(brute, test, k)
     built: dict[str, float] = {}
     start = time.perf_counter()
     own = Hrm2Search(device, n_probes=1)
     own.add(mu)
     own.tune(tuning, k, RECALL)
     built["HRM2"] = time.perf_counter() - start
+    graph = (16, 24) if large else (32, 40)
+    makers: dict[str, Callable[[], FaissContender]] = {
+        "IVF": lambda: ivf(mu, own.n_cells),
+        "HNSW": lambda: hnsw(mu, *graph),
+    }
     others: dict[str, FaissContender] = {}
-    makers: dict[str, Callable[[], FaissContender]] = {"IVF": lambda: ivf(mu, own.n_cells)}
-    if with_hnsw:
-        makers["HNSW"] = lambda: hnsw(mu)
     for kind, make in makers.items():
+        if kind == "HNSW" and n > options.hnsw_at_most:
+            continue
         start = time.perf_counter()
         others[kind] = make()
-        others[kind].tune(tuning, tuning_expected)
+        others[kind].tune(tuning, tuning_expected, options.most_effort)
         built[kind] = time.perf_counter() - start
+        print(f"  {kind}: built and tuned in {built[kind]:.0f} s")
+    flat = faiss.IndexFlatIP(d)
+    flat.add(mu)
     result = own.search(test, k)
     found = {"HRM2": result.indices, **{c: others[c].search(test, k) for c in others}}
     products = {"HRM2": result.products, **{c: others[c].products(test, k) for c in others}}
     effort = {"HRM2": own.n_probes, **{c: others[c].effort for c in others}}
     rows: list[dict[str, Any]] = []
-    for kind in ("flat", *found):
+    for kind in ("flat", "brute force", *found):
         rows.append(
             {
                 "index": kind,
@@ -205,19 +151,22 @@ def compare(
                 "build s": built.get(kind, 0.0),
             }
         )
+    repeats = min(options.repeats, 3) if large else options.repeats
     for batch in BATCHES:
         x = test[:batch]
         indexes: dict[str, Callable[[], object]] = {
             "HRM2": lambda x=x: own.search(x, k),
             **{c: lambda x=x, c=c: others[c].search(x, k) for c in others},
         }
-        # Whoever followed a flat search would find its caches empty.
+        # Whoever followed a search of everything would find its caches empty.
         times = compare_seconds({"flat": lambda x=x: flat.search(x, k)}, repeats)
+        times |= compare_seconds({"brute force": lambda x=x: brute.search(x, k)}, repeats)
         times |= compare_seconds(indexes, repeats)
         for row in rows:
             row[f"ms, {batch}"] = 1e3 * median(times[row["index"]])
     record: dict[str, Any] = {"data": name, "splats": n, "dimension": d, "rows": rows}
     record["cells"], record["bytes"] = own.n_cells, own.nbytes
+    record["HNSW links, efConstruction"] = graph
     if n <= MOST_FOR_MASS:
         for kappa in (1.0, 5.0):
             quality = measure_search(own, SplatStore.from_directions(mu, kappa=kappa), test, k)
@@ -242,40 +191,38 @@ def main() -> None:
         "hrm2",
         __doc__,
         device="numba",
-        data="clustered,states,noise",
-        splats=50000,
-        dimension=640,
+        cases=CASES,
+        queries=1024,
         k=64,
         train_seconds=60.0,
+        large=500_000,
         hnsw_at_most=1_000_000,
+        most_effort=4096,
         repeats=5,
     )
     device = open_device(arguments.device)
-    n, d = arguments.splats, arguments.dimension
-    makers: dict[str, Callable[[], Directions]] = {
-        "clustered": lambda: clustered(n, d, QUERIES),
-        "states": lambda: states(n, QUERIES, arguments.train_seconds),
-        "noise": lambda: noise(n, d, QUERIES),
-    }
-    records = [
-        compare(
-            name,
-            makers[name](),
-            arguments.k,
-            arguments.repeats,
-            device,
-            with_hnsw=n <= arguments.hnsw_at_most,
-        )
-        for name in arguments.data.split(",")
-    ]
-    claims = [claim for r in records if r["data"] != "noise" for claim in claims_of(r)]
-    payload = {
-        "settings": {key: v for key, v in vars(arguments).items() if key != "output"},
-        "statistic": "median; indexes in turn, flat by itself",
-        "threads": {"numba": numba.get_num_threads(), "faiss": faiss.omp_get_max_threads()},
-        "records": records,
-    }
-    write_result("hrm2", payload, device, claims=claims, output=arguments.output)
+    records: list[dict[str, Any]] = []
+    claims: list[Claim] = []
+    for case in arguments.cases.split(","):
+        start = time.perf_counter()
+        name, n, d = case.split(":")
+        shape = int(n), int(d), arguments.queries
+        if name == "states":
+            data = states(*shape, arguments.train_seconds)
+        else:
+            data = SYNTHETIC[name](*shape)
+        record = compare(name, data, arguments, device)
+        record["seconds"] = time.perf_counter() - start
+        records.append(record)
+        if name != "noise":
+            claims += claims_of(record)
+        payload = {
+            "settings": {key: v for key, v in vars(arguments).items() if key != "output"},
+            "statistic": "median; indexes in turn, flat and brute force each by itself",
+            "threads": {"numba": numba.get_num_threads(), "faiss": faiss.omp_get_max_threads()},
+            "records": records,
+        }
+        write_result("hrm2", payload, device, claims=claims, output=arguments.output)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,8 @@ def main() -> None:
         loaded["SplatLM"], data, valid, n_bytes, arguments.capacity
     )
     rows += [
-        row(name, loaded["SplatLM"], splat_seconds, report) for name, report in ablated.items()
+        row(name, loaded["SplatLM"], splat["train_seconds"], report)
+        for name, report in ablated.items()
     ]
     print_table(
         f"WikiText-2 validation, {len(valid):,} words, {arguments.minutes:g} minutes each, "

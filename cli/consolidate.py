@@ -57,3 +57,13 @@ def command(
         f"{report.rounds[-1].rate:.3f} at last"
     )
     click.echo(f"held-out text gains {report.gain:.4f} nats a token")
+    search = report.search
+    fewer = "" if search.gain is None else f", {search.gain:.1f} times fewer products than all"
+    click.echo(
+        f"search of the {search.neighbours} nearest: recall {search.recall:.4f} "
+        f"± {search.recall_error:.4f}{fewer}"
+    )
+    click.echo(
+        f"weight of the splats not found: {search.dropped_mass:.4f}, of those beyond the nearest "
+        f"{search.neighbours}: {search.dropped_by_exact:.4f}"
+    )

@@ -23,6 +23,12 @@ class MemoryConfig:
         ge=0,
         lt=1,
     )
-    search: Literal["flat", "ivf", "hnsw"] = option("flat", "how nearest stored splats are found")
+    search: Literal["auto", "brute", "hrm2", "flat", "ivf", "hnsw"] = option(
+        "auto",
+        "how nearest splats are found: auto compares all until splats and queries are many",
+    )
     n_neighbours: int = option(64, "nearest stored splats that predict a token", ge=1)
     capacity: int = option(4096, "states that an online memory holds", ge=1)
+    compared: int = option(
+        16384, "capacity above which an online memory searches instead of comparing all", ge=1
+    )

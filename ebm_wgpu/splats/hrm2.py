@@ -1,19 +1,18 @@
 """HRM2: a two-level index of directions, coarse centres and then the members of the nearest cells.
 
 Spherical k-means cuts the directions into about 4 sqrt(N) cells. A search takes the products of the
-query with all centres, then with the members of the best P cells only, so that it costs
-C + P N / C products in place of N. How many cells a recall needs is a property of the directions,
-not of the index: `tune` measures it, on directions held out or on queries given. Clustered
-directions need few; for directions without any structure no index wins, and P grows towards C.
+query with all C centres, then with the members of a few of the best cells, then with those of all
+other cells that may well hold something nearer (`hrm2_probing`). How far that must go is a property
+of the directions and of the queries, not of the index: `tune` measures it, on directions held or on
+queries given. Clustered directions need little; for directions without any structure no index wins.
 
-Both steps are kernels (`similarity_topk`, `hrm2_scan`) on the device of the index. Directions added
+Products are kernels (`similarity`, `hrm2_scan`) on the device of the index. Directions added
 later go to the nearest cell; a cell that grows too large is split in two; when the number of
 directions has doubled all cells are made anew.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,10 +24,18 @@ from ebm_wgpu.splats.hrm2_partition import (
     COSINE_ERROR,
     angles_to_centres,
     cosine_bound,
+    default_cells,
     direction,
     nearest_centre,
     spherical_kmeans,
     upper_half,
+)
+from ebm_wgpu.splats.hrm2_probing import (
+    Tuning,
+    alignment_needed,
+    best_cells,
+    chosen_cells,
+    least_limit,
 )
 from ebm_wgpu.splats.search import MAX_KERNEL_NEIGHBOURS, SearchResult, check_k, check_rows
 
@@ -40,37 +47,14 @@ Float64Array = NDArray[np.float64]
 Found = tuple[Float32Array, NDArray[np.int64]]
 """Similarities and indices, (B, k) both."""
 
-CENTRES_PER_ROOT = 4
-"""Cells of the default are so many times sqrt(N): with P near 16 that costs fewest products."""
 LARGEST_CELL = 4
 """A cell is split when it exceeds the mean size, at the time the cells were made, so many times."""
 TUNING_QUERIES = 256
+FIRST_CELLS = (2, 4, 8, 16, 32, 64)
+"""Numbers of cells visited first that tuning tries."""
 _SMALLEST_LIMIT = 64
 _CELLS_AT_A_TIME = 128
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What a choice of cells was seen to give.
-
-    Attributes:
-        n_probes: P, cells a query visits.
-        recall: share of the true k nearest that were found, mean over the queries.
-        error: its standard error.
-        products: mean number of products of a query, centres and members.
-        directions: N, the products of a search of everything.
-    """
-
-    n_probes: int
-    recall: float
-    error: float
-    products: float
-    directions: int
-
-    @property
-    def gain(self) -> float:
-        """How many times fewer products than a search of everything."""
-        return self.directions / self.products
+_QUERIES_AT_A_TIME = 1024
 
 
 class Hrm2Search:
@@ -81,7 +65,7 @@ class Hrm2Search:
     mostly ends up visiting all cells.
 
     Attributes:
-        tuning: what `n_probes` was last chosen by, None where it was given.
+        tuning: how far a search goes and what it was chosen by, None where `n_probes` was given.
     """
 
     def __init__(
@@ -100,7 +84,7 @@ class Hrm2Search:
         Args:
             device: what `ebm_wgpu.kernels.open_device` returns.
             n_cells: C, by default 4 sqrt(N) of the first directions.
-            n_probes: P; by default as many as `recall` takes.
+            n_probes: cells that every query visits; by default each as many as `recall` takes.
             recall: share of the true nearest to find, the lower end of a 95% interval.
             recall_at: how many nearest the recall is measured at.
             half: keep directions as float16 on a GPU, half the memory at a cosine error of 1e-4.
@@ -123,6 +107,7 @@ class Hrm2Search:
         self._cells: Cells | None = None
         self._centres = np.zeros((0, 0), np.float32)
         self._reach = np.zeros(0)
+        self._cosines = np.zeros(0)
         self._uploaded: DeviceArray | None = None
         self._built = 0
         self._limit = 0
@@ -140,8 +125,8 @@ class Hrm2Search:
 
     @property
     def n_probes(self) -> int:
-        """P, the number of cells a search visits now."""
-        chosen = self.tuning.n_probes if self._n_probes is None and self.tuning else self._n_probes
+        """Cells that a query visits now, the mean of tuning where not every one visits as many."""
+        chosen = round(self.tuning.cells) if self.tuning else self._n_probes
         return max(1, min(chosen or 1, self.n_cells))
 
     @property
@@ -189,7 +174,7 @@ class Hrm2Search:
         return self._search_exactly(rows, k) if exact else self._search_best(rows, k)
 
     def tune(self, queries: ArrayLike, k: int, recall: float) -> Tuning:
-        """Visit as few cells as find `recall` of the true k nearest of these queries, (n, d).
+        """Make as few products as find `recall` of the true k nearest of these queries, (n, d).
 
         The recall less 1.64 standard errors must reach it. Give queries as they will come, and
         measure what you report on others. Every pair of query and direction is compared, now and
@@ -200,15 +185,16 @@ class Hrm2Search:
         """
         check_k(k, len(self))
         rows = check_rows("queries", queries, self._centres.shape[1])
-        self.tuning = self._measure(rows, self._scan_all(rows, k), recall)
+        self.tuning = self._measure(rows, self._scan_all(rows, k), k, recall)
         self._n_probes, self._tuning_queries = None, (rows, k, recall)
         return self.tuning
 
     def _build(self, rows: Float32Array) -> None:
         """Cells and their members, made anew."""
-        wanted = self._n_cells or round(CENTRES_PER_ROOT * len(rows) ** 0.5)
+        wanted = self._n_cells or default_cells(len(rows))
         self._centres = spherical_kmeans(rows, max(1, min(wanted, len(rows))), self._seed)
-        self._reach, self._uploaded = np.zeros(self.n_cells), None
+        self._reach, self._cosines = np.zeros(self.n_cells), np.zeros(self.n_cells)
+        self._uploaded = None
         self._cells = Cells(self._device, rows.shape[1], half=self._half)
         self._cells.open(self.n_cells)
         self._built = len(rows)
@@ -220,7 +206,9 @@ class Hrm2Search:
         assert self._cells is not None
         cell = nearest_centre(rows, self._centres)
         self._cells.append(rows, cell)
-        np.maximum.at(self._reach, cell, angles_to_centres(rows, self._centres, cell))
+        angles = angles_to_centres(rows, self._centres, cell)
+        np.maximum.at(self._reach, cell, angles)
+        np.add.at(self._cosines, cell, np.cos(angles))
         large: list[int] = np.flatnonzero(self._cells.sizes > self._limit).tolist()
         while large:
             at = large.pop()
@@ -238,31 +226,61 @@ class Hrm2Search:
         self._cells.open(1)
         self._cells.move(cell, ids[second], new)
         self._centres = np.concatenate([self._centres, np.zeros_like(self._centres[:1])])
-        self._reach = np.append(self._reach, 0)
+        self._reach, self._cosines = np.append(self._reach, 0), np.append(self._cosines, 0)
         for at, part in ((cell, rows[~second]), (new, rows[second])):
             self._centres[at] = direction(part.sum(axis=0, dtype=np.float64), part[0])
-            own = np.full(len(part), at)
-            self._reach[at] = angles_to_centres(part, self._centres, own).max()
+            angles = angles_to_centres(part, self._centres, np.full(len(part), at))
+            self._reach[at], self._cosines[at] = angles.max(), np.cos(angles).sum()
 
     def _search_best(self, rows: Float32Array, k: int) -> SearchResult:
-        similarities, indices = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), int)
-        todo, probes, visited = np.arange(len(rows)), self.n_probes, 0
-        while todo.size:
-            cells = self._best_cells(rows[todo], probes)
-            similarities[todo], indices[todo] = self._scan(rows[todo], cells, k)
-            visited += self._count(cells)
-            todo = todo[indices[todo, -1] < 0]
-            probes = min(2 * probes, self.n_cells)
+        first = self.tuning.first if self.tuning else self.n_probes
+        alignment = self.tuning.alignment if self.tuning else -np.inf
+        parts, visited = [], 0
+        for start in range(0, len(rows), _QUERIES_AT_A_TIME):
+            part = rows[start : start + _QUERIES_AT_A_TIME]
+            scores = self._scores(part)
+            found, seen = self._visit_first(part, scores, first, k)
+            if alignment > -np.inf:
+                more = (self._needed(part, scores, found, seen) <= alignment) & ~seen
+                if more.any():
+                    found = _better(found, self._scan(part, chosen_cells(more), k))
+                    seen |= more
+            visited += self._count(seen)
+            parts.append(found)
+        similarities, indices = (np.concatenate(values) for values in zip(*parts, strict=True))
         return SearchResult(similarities, indices, self.n_cells + visited / len(rows))
 
-    def _best_cells(self, rows: Float32Array, count: int) -> NDArray[np.int32]:
-        """The cells of highest product of the centre with each row, (B, count)."""
-        from ebm_wgpu.kernels.topk import similarity_topk
+    def _visit_first(
+        self, rows: Float32Array, scores: Float32Array, count: int, k: int
+    ) -> tuple[Found, NDArray[np.bool_]]:
+        """What the best cells hold, as many as hold k members, and which were visited, (B, C)."""
+        assert self._cells is not None
+        values, indices = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
+        seen = np.zeros(scores.shape, np.bool_)
+        todo = np.arange(len(rows))
+        while todo.size:
+            cells = best_cells(scores[todo], count)
+            enough = self._cells.sizes[cells].sum(axis=1) >= k
+            ready, cells, todo = todo[enough], cells[enough], todo[~enough]
+            seen[ready[:, None], cells] = True
+            if ready.size:
+                values[ready], indices[ready] = self._scan(rows[ready], cells, k)
+            count = min(2 * count, self.n_cells)
+        return (values, indices), seen
 
-        if count <= MAX_KERNEL_NEIGHBOURS:
-            return similarity_topk(self._device, rows, self._centres_there(), count)[1].numpy()
-        scores = self._scores(rows)
-        return np.argpartition(-scores, count - 1, axis=1)[:, :count].astype(np.int32)
+    def _needed(
+        self, rows: Float32Array, scores: Float32Array, found: Found, seen: NDArray[np.bool_]
+    ) -> Float32Array:
+        """The limit with which each cell is visited, (B, C); -inf where it was already."""
+        length = np.maximum(np.linalg.norm(rows, axis=1), np.finfo(np.float32).tiny)
+        last = found[0][:, -1] / length
+        needed = alignment_needed(scores / length[:, None], self._mean_cosine(), last)
+        return np.where(seen, np.float32(-np.inf), needed)
+
+    def _mean_cosine(self) -> Float64Array:
+        """Mean cosine of the members of each cell and its centre, (C,)."""
+        assert self._cells is not None
+        return self._cosines / np.maximum(self._cells.sizes, 1)
 
     def _scores(self, rows: Float32Array) -> Float32Array:
         found = self._device.run("similarity", x=rows, mu=self._centres_there())["out"]
@@ -286,13 +304,14 @@ class Hrm2Search:
             best = _better(best, self._scan(rows, np.tile(part, (len(rows), 1)), k))
         return best[1]
 
-    def _count(self, cells: NDArray[np.int32]) -> int:
-        """Members of all cells named; -1 names none."""
+    def _count(self, visited: NDArray[np.bool_]) -> int:
+        """Members of all cells visited, (B, C)."""
         assert self._cells is not None
-        return int(self._cells.sizes[cells[cells >= 0]].sum())
+        return int((visited @ self._cells.sizes).sum())
 
     def _search_exactly(self, rows: Float32Array, k: int) -> SearchResult:
         """Cells in the order of what they may hold, until the k-th found is above all of that."""
+        assert self._cells is not None
         bound = cosine_bound(self._scores(rows), self._reach)
         order = np.argsort(-bound, axis=1, kind="stable").astype(np.int32)
         bound = np.take_along_axis(bound, order, axis=1)
@@ -302,7 +321,7 @@ class Hrm2Search:
         while todo.size:
             cells = order[todo, begin:end]
             found = self._scan(rows[todo], cells, k)
-            visited += self._count(cells)
+            visited += int(self._cells.sizes[cells].sum())
             similarities[todo], indices[todo] = _better((similarities[todo], indices[todo]), found)
             if end >= self.n_cells:
                 break
@@ -312,39 +331,34 @@ class Hrm2Search:
         return SearchResult(similarities, indices, self.n_cells + visited / len(rows))
 
     def _tune_on_members(self) -> None:
-        """Choose P by directions held: each is a query for its nearest others."""
+        """Tune by directions held: each is a query for its nearest others."""
         assert self._cells is not None
         rng = np.random.default_rng(self._seed)
         chosen = rng.choice(len(self), min(TUNING_QUERIES, len(self)), replace=False)
         rows = self._cells.rows(chosen)
-        k = min(self._recall_at, MAX_KERNEL_NEIGHBOURS - 1, len(self) - 1)
-        if k < 1:
-            self.tuning = Tuning(self.n_cells, 1.0, 0.0, self.n_cells + len(self), len(self))
-            return
-        found = self._scan_all(rows, k + 1)
-        others = np.argsort(found == chosen[:, None], axis=1, kind="stable")[:, :k]
-        self.tuning = self._measure(
-            rows, np.take_along_axis(found, np.sort(others, axis=1), axis=1), self._recall
-        )
+        k = min(self._recall_at + 1, MAX_KERNEL_NEIGHBOURS, len(self))
+        found = self._scan_all(rows, k)
+        if k > 1:
+            others = np.argsort(found == chosen[:, None], axis=1, kind="stable")[:, : k - 1]
+            found = np.take_along_axis(found, np.sort(others, axis=1), axis=1)
+        self.tuning = self._measure(rows, found, k, self._recall)
 
-    def _measure(self, rows: Float32Array, nearest: NDArray[np.int64], wanted: float) -> Tuning:
-        """The least P that finds enough of the nearest, (n, k) ids, in the cells of best centre."""
+    def _measure(
+        self, rows: Float32Array, nearest: NDArray[np.int64], k: int, recall: float
+    ) -> Tuning:
+        """What finds enough of the nearest, (n, .) ids, with fewest products in searches for k."""
         assert self._cells is not None
-        order = np.argsort(-self._scores(rows), axis=1, kind="stable")
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.arange(self.n_cells)[None], axis=1)
-        needed = np.take_along_axis(rank, self._cells.cell[nearest], axis=1)
-        n, k = nearest.shape
-        hits = np.zeros((n, self.n_cells))
-        np.add.at(hits, (np.arange(n)[:, None], needed), 1 / k)
-        recall = np.cumsum(hits, axis=1)
-        mean = recall.mean(axis=0)
-        error = recall.std(axis=0) / max(n - 1, 1) ** 0.5
-        # The last cell finds everything, but for rounding.
-        enough = np.append((mean - 1.64 * error >= wanted)[:-1], True)
-        at = int(np.argmax(enough))
-        products = self.n_cells + self._cells.sizes[order[:, : at + 1]].sum(axis=1).mean()
-        return Tuning(at + 1, float(mean[at]), float(error[at]), float(products), len(self))
+        scores = self._scores(rows)
+        cell = self._cells.cell[nearest]
+        tried = []
+        for first in {min(count, self.n_cells) for count in FIRST_CELLS}:
+            needed = self._needed(rows, scores, *self._visit_first(rows, scores, first, k))
+            limit, mean, error = least_limit(np.take_along_axis(needed, cell, axis=1), recall)
+            visited = needed <= limit
+            products = self.n_cells + self._count(visited) / len(rows)
+            cells = float(visited.sum(axis=1).mean())
+            tried.append(Tuning(first, limit, cells, mean, error, products, len(self)))
+        return min(tried, key=lambda tuning: (tuning.products, tuning.first))
 
 
 def _better(one: Found, other: Found) -> Found:

@@ -12,6 +12,7 @@ Float64Array = NDArray[np.float64]
 
 COSINE_ERROR = 2e-5
 """Above the error of a float32 product of unit vectors, and of the angles that exact bounds use."""
+_CENTRES_PER_ROOT = 4
 _KMEANS_ROUNDS = 8
 _POINTS_PER_CENTRE = 64
 _CHUNK = 4096
@@ -32,6 +33,17 @@ def spherical_kmeans(rows: Float32Array, count: int, seed: int) -> Float32Array:
     kmeans.train(rows)
     centres = np.asarray(kmeans.centroids, np.float64)
     return np.stack([direction(c, rows[i % len(rows)]) for i, c in enumerate(centres)])
+
+
+def default_cells(n: int) -> int:
+    """Cells for n directions."""
+    return round(_CENTRES_PER_ROOT * n**0.5)
+
+
+def building_products(n: int) -> int:
+    """Products that so many cells of n directions take: those of k-means, and to place each."""
+    n_cells = default_cells(n)
+    return (_KMEANS_ROUNDS * min(n, _POINTS_PER_CENTRE * n_cells) + n) * n_cells
 
 
 def direction(vector: Float64Array, otherwise: Float32Array) -> Float32Array:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.splats.search import check_rows
+from ebm_wgpu.splats.search import MAX_KERNEL_NEIGHBOURS, NeighbourSearch, check_rows
 from ebm_wgpu.splats.store import SplatStore
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
+
+_MOST_HELD = 1.5
+"""States that a search holds, forgotten ones too, in terms of the capacity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +27,7 @@ class Recollection:
         cosines: (S, K) float32, of splats and queries.
         log_age: (S, K) float32, logarithm of the tokens since the splat was made, from log 1 on;
             -inf where the splat is younger than the position or has been forgotten by then.
-        sids: (K,) int64, the tokens that followed.
+        sids: (K,) or (S, K) int64, the tokens that followed.
     """
 
     cosines: Float32Array
@@ -35,27 +39,51 @@ class OnlineMemory:
     """A ring of at most C splats: direction mu_j of the state at j, id of the token after it.
 
     Position t sees the splats j with 1 <= t - j <= C, whose ids are tokens up to t: nothing that
-    comes later. Comparing with all of them costs C d products a token, exactly.
+    comes later. Comparing with all of them costs C d products a token, exactly. With a `search` a
+    position sees those of its own part of the text and the nearest of all before, which are added
+    to the search part by part; it is made anew, without what is forgotten, before it holds more
+    than 1.5 C.
     """
 
-    def __init__(self, dimension: int, capacity: int) -> None:
+    def __init__(
+        self,
+        dimension: int,
+        capacity: int,
+        search: Callable[[], NeighbourSearch] | None = None,
+        n_neighbours: int = 64,
+    ) -> None:
         """An empty memory.
 
         Args:
             dimension: d.
             capacity: C.
+            search: makes an empty search; unless given all splats are compared.
+            n_neighbours: nearest splats that a position sees of those before its part, 1 to 64.
+                Twice as many are fetched, of which those forgotten do not count: where that leaves
+                fewer, it sees fewer.
 
         Raises:
-            ConfigError: a capacity below 1.
+            ConfigError: a capacity or a number of neighbours out of range.
         """
         if capacity < 1:
             raise ConfigError(f"capacity = {capacity} of the online memory: use at least 1")
+        most = MAX_KERNEL_NEIGHBOURS // 2
+        if not 1 <= n_neighbours <= most:
+            raise ConfigError(
+                f"n_neighbours = {n_neighbours} of the online memory: use 1 to {most}"
+            )
         self.capacity = capacity
+        self._make_search, self._n_neighbours = search, n_neighbours
+        self._search: NeighbourSearch | None = None
         self._mu = np.zeros((0, dimension), np.float32)
         self._sids = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._mu)
+
+    def width(self, part: int) -> int:
+        """Most splats K that positions of a part of the text, `part` long, see."""
+        return part + (self.capacity if self._make_search is None else self._n_neighbours)
 
     def recall(self, queries: ArrayLike, mu: ArrayLike, sids: ArrayLike) -> Recollection:
         """What S consecutive positions see; then their own states are remembered.
@@ -78,13 +106,14 @@ class OnlineMemory:
                 "memory: give as many of each"
             )
         held = len(self)
-        self._mu = np.concatenate([self._mu, rows])
-        self._sids = np.concatenate([self._sids, ids])
-        age = np.arange(len(rows))[:, None] + held - np.arange(held + len(rows))
-        seen = (age >= 1) & (age <= self.capacity)
-        log_age = np.where(seen, np.log(np.maximum(age, 1)), -np.inf).astype(np.float32)
-        found = Recollection(asked @ self._mu.T, log_age, self._sids)
-        self._mu, self._sids = self._mu[-self.capacity :], self._sids[-self.capacity :]
+        all_mu, all_sids = np.concatenate([self._mu, rows]), np.concatenate([self._sids, ids])
+        if self._make_search is None:
+            found = self._seen(asked @ all_mu.T, np.arange(len(all_mu)), held, all_sids)
+        else:
+            own = self._seen(asked @ rows.T, held + np.arange(len(rows)), held, all_sids)
+            found = _side_by_side(self._nearest(asked), own)
+        self._mu, self._sids = all_mu[-self.capacity :], all_sids[-self.capacity :]
+        self._remember(rows)
         return found
 
     def to_store(self, kappa: float = 1.0) -> SplatStore:
@@ -95,3 +124,47 @@ class OnlineMemory:
         """
         age = np.arange(len(self), 0, -1)
         return SplatStore.from_directions(self._mu, kappa=kappa, sid=self._sids, age=age)
+
+    def _seen(
+        self, cosines: Float32Array, at: Int64Array, held: int, sids: Int64Array
+    ) -> Recollection:
+        """Of splats at places (K,) or (S, K) of the ring, what positions from `held` on see."""
+        age = held + np.arange(len(cosines))[:, None] - at
+        seen = (age >= 1) & (age <= self.capacity)
+        log_age = np.where(seen, np.log(np.maximum(age, 1)), -np.inf).astype(np.float32)
+        return Recollection(cosines, log_age, sids[at])
+
+    def _nearest(self, asked: Float32Array) -> Recollection:
+        """The splats held that are nearest to each query, the nearest first."""
+        wanted = self._n_neighbours
+        if self._search is None:
+            nothing = np.zeros((len(asked), 0), np.float32)
+            return Recollection(nothing, nothing, nothing.astype(np.int64))
+        found = self._search.search(asked, min(2 * wanted, len(self._search)))
+        # Those forgotten are at places below zero, and older than the capacity.
+        at = found.indices + len(self) - len(self._search)
+        seen = self._seen(found.similarities, at, len(self), self._sids)
+        order = np.argsort(np.isneginf(seen.log_age), axis=1, kind="stable")[:, :wanted]
+        return Recollection(
+            np.take_along_axis(seen.cosines, order, axis=1),
+            np.take_along_axis(seen.log_age, order, axis=1),
+            np.take_along_axis(seen.sids, order, axis=1),
+        )
+
+    def _remember(self, rows: Float32Array) -> None:
+        """Add states to the search, which is made anew when much of it has been forgotten."""
+        if self._make_search is None:
+            return
+        if self._search is None or len(self._search) + len(rows) > _MOST_HELD * self.capacity:
+            self._search, rows = self._make_search(), self._mu
+        self._search.add(rows)
+
+
+def _side_by_side(one: Recollection, other: Recollection) -> Recollection:
+    """Two recollections of the same positions as one."""
+    sids = np.broadcast_to(other.sids, other.cosines.shape)
+    return Recollection(
+        np.concatenate([one.cosines, other.cosines], axis=1),
+        np.concatenate([one.log_age, other.log_age], axis=1),
+        np.concatenate([one.sids, sids], axis=1),
+    )

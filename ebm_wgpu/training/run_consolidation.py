@@ -16,6 +16,8 @@ from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.recall import Neighbours
 from ebm_wgpu.models.splat_transformer import SplatTransformer
 from ebm_wgpu.splats.consolidation import Consolidation, Round
+from ebm_wgpu.splats.search_quality import Float32Array, SearchQuality, measure_search
+from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.text.datasets import TokenStream, evaluation_batches
 from ebm_wgpu.training.checkpoints import read_checkpoint, write_checkpoint
 from ebm_wgpu.training.loading import load_run
@@ -24,6 +26,8 @@ from ebm_wgpu.training.run_data import RunData
 
 _FIT_POSITIONS = 16384
 """Held-out positions by which the gate to the stored splats is chosen."""
+_QUALITY_QUERIES = 512
+"""Of them, those by which the search among the splats is judged."""
 _LOADING_SHARE = 0.6
 """Share of the time that reading states may take; the rest is for the gate and the checkpoint."""
 
@@ -38,6 +42,7 @@ class ConsolidationReport:
         splats: splats kept.
         gain: of the splats on the held-out text, nats a token.
         tilt_length: fitted length of the tilt h.
+        search: what the search among the splats finds and drops on that text, weights as fitted.
         seconds: all it took.
     """
 
@@ -46,6 +51,7 @@ class ConsolidationReport:
     splats: int
     gain: float
     tilt_length: float
+    search: SearchQuality
     seconds: float
 
 
@@ -91,8 +97,12 @@ def consolidate(
     starts = np.arange(0, len(data.train) - block - 1, block, dtype=np.int64)
     starts = np.random.default_rng(config.train.seed).permutation(starts)
     rows, read = max(1, config.train.batch_size), 0
+    # Some batches fill the buffer, and then a round of merging takes far longer than the others.
+    slowest, before = 0.0, start
     for first in range(0, len(starts), rows):
-        late = seconds is not None and time.perf_counter() - start > _LOADING_SHARE * seconds
+        now = time.perf_counter()
+        slowest, before = max(slowest, now - before), now
+        late = seconds is not None and now - start + slowest > _LOADING_SHARE * seconds
         if late or read >= memory.states:
             break
         window = data.train.windows(starts[first : first + rows], block + 1)
@@ -104,21 +114,22 @@ def consolidate(
         if on_batch is not None:
             on_batch(read)
     soc.consolidate()
-    gain = _fit_gate(model, soc, data.heldout, config, data.tokenizer.start_id)
+    gain, quality = _fit_gate(model, soc, data.heldout, config, data.tokenizer.start_id)
     return ConsolidationReport(
         rounds=tuple(soc.rounds),
         states=read,
         splats=len(soc),
         gain=gain,
         tilt_length=float(model.recall.log_length.exp()),
+        search=quality,
         seconds=time.perf_counter() - start,
     )
 
 
 def _fit_gate(
     model: SplatTransformer, soc: Consolidation, text: TokenStream, config: Config, start_id: int
-) -> float:
-    """Store the splats, choose tilt and gate; what is gained on the text, nats a token."""
+) -> tuple[float, SearchQuality]:
+    """Store the splats, choose tilt and gate; nats a token gained on the text, and the search."""
     log_p, queries, targets, count = [], [], [], 0
     data = config.data
     for window in evaluation_batches(text, data.eval_context, data.eval_stride, 1, start_id):
@@ -131,10 +142,27 @@ def _fit_gate(
         count += len(targets[-1])
         if count >= _FIT_POSITIONS:
             break
-    model.store_splats(soc.store(model.kappa, model.kappa_range))
+    store = soc.store(model.kappa, model.kappa_range)
+    model.store_splats(store)
     found = [model.neighbours(part) for part in queries]
     neighbours = Neighbours(*(torch.cat(part) for part in zip(*found, strict=True)))
-    return model.recall.fit(torch.cat(log_p), neighbours, torch.cat(targets))
+    gain = model.recall.fit(torch.cat(log_p), neighbours, torch.cat(targets))
+    every = max(1, count // _QUALITY_QUERIES)
+    return gain, _search_quality(model, store, torch.cat(queries)[::every][:_QUALITY_QUERIES])
+
+
+def _search_quality(
+    model: SplatTransformer, store: SplatStore, queries: torch.Tensor
+) -> SearchQuality:
+    """Recall of the search among stored splats, and the share of the weights W_k that it drops."""
+    sids, prior = torch.from_numpy(store.sid), torch.from_numpy(np.log(store.alpha))
+
+    def log_weights(cosines: Float32Array) -> Float32Array:
+        every = Neighbours(torch.from_numpy(cosines), prior.expand(cosines.shape), sids)
+        return model.recall.log_weights(every).numpy()
+
+    k = min(model.n_neighbours, len(store))
+    return measure_search(model.stored_search, store, queries.numpy(), k, log_weights)
 
 
 def consolidate_run(
@@ -182,7 +210,8 @@ def consolidate_run(
     store, weights = model_weights(model)
     with run.lock():
         run.write_config(config)
-        write_checkpoint(run.checkpoints, step, store, weights, state)
+        tokenizer = loaded.tokenizer.fingerprint
+        write_checkpoint(run.checkpoints, step, store, weights, state, tokenizer)
         run.commit(step, step)
     return report
 

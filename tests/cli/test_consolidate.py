@@ -40,6 +40,10 @@ def test_consolidate(corpus: Path, tmp_path: Path, heldout: int) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert 0 < report["splats"] <= 200
+    search = report["search"]
+    assert search["recall"] == 1 and search["directions"] == report["splats"]
+    assert search["products"] == report["splats"] and search["neighbours"] == 64
+    assert search["dropped_mass"] == pytest.approx(search["dropped_by_exact"], abs=1e-6)
     assert (run / "checkpoints" / "00000004" / "splats.h5").exists()
     scored = ebm("evaluate", "--checkpoint", run, "--device", "cpu", "--json")
     assert scored.exit_code == 0, scored.output
@@ -49,6 +53,8 @@ def test_consolidate(corpus: Path, tmp_path: Path, heldout: int) -> None:
         "model.n_splats=50", "memory.n_neighbours=4",
     )  # fmt: skip
     assert "50 splats kept in" in shown.output and "held-out text gains" in shown.output
+    assert "search of the 4 nearest: recall 1.0000" in shown.output
+    assert "weight of the splats not found: 0." in shown.output
     config = json.loads((run / "config.json").read_text())
     assert (config["model"]["n_splats"], config["memory"]["n_neighbours"]) == (50, 4)
     refused = ebm("consolidate", "--run", run, "train.lr=1", "--device", "cpu")

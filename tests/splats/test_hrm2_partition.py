@@ -5,7 +5,9 @@ import numpy as np
 from ebm_wgpu.sphere import dist, random_uniform
 from ebm_wgpu.splats.hrm2_partition import (
     angles_to_centres,
+    building_products,
     cosine_bound,
+    default_cells,
     direction,
     nearest_centre,
     spherical_kmeans,
@@ -65,3 +67,10 @@ def test_the_bound_of_a_cell_holds_for_every_member():
         outside = np.arccos(np.clip(queries @ centre[0], -1, 1)) - angle
         exact = np.cos(np.maximum(outside, 0))
         assert (bound <= exact + 0.01).all()
+
+
+def test_building_costs_k_means_and_one_assignment():
+    assert default_cells(2500) == 200
+    # All of them in eight rounds, while 64 a centre are more than there are.
+    assert building_products(2500) == 9 * 2500 * 200
+    assert building_products(1_000_000) == (8 * 64 * 4000 + 1_000_000) * 4000

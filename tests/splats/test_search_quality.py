@@ -40,7 +40,7 @@ def test_an_exact_search_drops_what_truncation_drops(store):
     assert quality.dropped_mass == pytest.approx(quality.dropped_by_exact, rel=1e-6)
     assert 0 < quality.dropped_mass <= bound.mean()
     assert quality.worst_dropped_mass <= bound.max()
-    assert quality.directions == 300
+    assert quality.directions == 300 and quality.neighbours == 8
 
 
 def test_each_figure_is_what_it_says(store):
@@ -56,10 +56,21 @@ def test_each_figure_is_what_it_says(store):
     assert quality.worst_dropped_mass == pytest.approx((1 - kept).max(), rel=1e-4)
     exact = np.take_along_axis(mass, order[:, :8], axis=1).sum(axis=1)
     assert quality.dropped_by_exact == pytest.approx((1 - exact).mean(), rel=1e-4)
-    assert quality.products is None
+    assert quality.products is None and quality.gain is None
 
 
 def test_brute_force_counts_all_products(store, numba_device):
     search = make_search("brute", numba_device)
     search.add(store.mu)
-    assert measure_search(search, store, store.mu[:3], 5).products == 300
+    quality = measure_search(search, store, store.mu[:3], 5)
+    assert quality.products == 300 and quality.gain == 1
+
+
+def test_weights_of_another_kind_can_be_given(store):
+    search = make_search("flat")
+    search.add(store.mu)
+    queries = random_uniform(np.random.default_rng(3), 40, 16, np.float32)
+    flat = measure_search(search, store, queries, 8, lambda cosines: np.zeros_like(cosines))
+    assert flat.dropped_mass == pytest.approx(292 / 300)
+    sharp = measure_search(search, store, queries, 8, lambda cosines: 1e4 * cosines)
+    assert sharp.dropped_mass < 1e-9 < flat.recall == 1

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from ebm_wgpu.config import Config, apply_overrides
-from ebm_wgpu.errors import ConfigError, DataError
+from ebm_wgpu.errors import ConfigError, DataError, StoreError
 from ebm_wgpu.evaluation import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.splat_transformer import SplatTransformer
+from ebm_wgpu.splats import search_auto
+from ebm_wgpu.splats.hrm2 import Hrm2Search
+from ebm_wgpu.splats.search_auto import AutoSearch
+from ebm_wgpu.text.datasets import evaluation_batches
 from ebm_wgpu.training.loading import load_run
-from ebm_wgpu.training.run_consolidation import consolidate, consolidate_run
+from ebm_wgpu.training.run_consolidation import (
+    _search_quality,
+    consolidate,
+    consolidate_run,
+)
 from ebm_wgpu.training.run_data import RunData
 from ebm_wgpu.training.run_folder import RunFolder
 from ebm_wgpu.training.trainer import Trainer
+from ebm_wgpu.vmf import log_z0_ratio
 
 SETTINGS = [
     "model.context=transformer", "model.n_splats=300", "transformer.dim=16",
@@ -78,6 +89,46 @@ def test_the_splats_are_training_states_and_the_held_out_text_is_not_among_them(
     np.testing.assert_array_equal(np.unique(store.sid), np.unique(followed))
     assert sum(r.merged + r.created for r in report.rounds) == report.states
     assert len(data.heldout) == 400
+
+
+def test_stored_splats_are_found_through_the_index_where_it_pays(
+    config, folder, numba_device, monkeypatch
+) -> None:
+    monkeypatch.setattr(AutoSearch, "LEAST_FOR_HRM2", 100)
+    monkeypatch.setattr(AutoSearch, "LEAST_GAIN", 1.01)
+    # Held-out text is short here: an index is as good as free.
+    monkeypatch.setattr(search_auto, "building_products", lambda n: n)
+    loaded = load_run(folder, numba_device)
+    model, data = loaded.model, RunData.load(config, loaded.tokenizer)
+    assert isinstance(model, SplatTransformer)
+    with pytest.raises(StoreError, match="stores no splats: run `ebm consolidate`"):
+        model.store_splats(None)
+        _ = model.stored_search
+    report = consolidate(model, data, apply_overrides(config, ["model.n_splats=3000"]))
+    search = model.stored_search
+    assert isinstance(search, AutoSearch) and isinstance(search.current, Hrm2Search)
+    assert report.search.products < report.search.directions == report.splats
+    assert report.search.recall > 0.98
+    # What is dropped is weighed as the model does.
+    store = model.stored_splats
+    batch = next(
+        evaluation_batches(
+            data.heldout, config.data.eval_context, config.data.eval_stride, 1,
+            data.tokenizer.start_id,
+        )
+    )  # fmt: skip
+    tokens = torch.from_numpy(batch.tokens).long()
+    queries = model.read(tokens[:, :-1], tokens[:, 1:]).queries.flatten(0, 1)
+    found = search.search(queries.numpy(), model.n_neighbours).indices
+    length = math.exp(float(model.recall.log_length))
+    a, exponent = store.concentration, float(model.recall.exponent)
+    logs = exponent * np.log(store.alpha) + log_z0_ratio(
+        a, 2 * a * length * (queries.double().numpy() @ store.mu.T) + length**2, store.dimension
+    )
+    weight = np.exp(logs)
+    kept = np.take_along_axis(weight, found, axis=1).sum(1) / weight.sum(1)
+    quality = _search_quality(model, store, queries)
+    assert quality.dropped_mass == pytest.approx((1 - kept).mean(), rel=1e-3)
 
 
 def test_it_goes_on_from_a_consolidated_checkpoint(config, folder, numba_device) -> None:
