@@ -133,6 +133,11 @@ class Energy:
         )
 
     @property
+    def dimension(self) -> int:
+        """The dimension d of the space the sphere lies in."""
+        return self.store.dimension
+
+    @property
     def is_mixture(self) -> bool:
         """Whether the energy is the tilted mixture over all splats and nothing else."""
         return self._is_full_sum and not self._terms

@@ -14,10 +14,13 @@ from ebm_wgpu.evaluation_latents import (
     latent_energies,
     spread_windows,
 )
+from ebm_wgpu.evaluation_parts import EvaluationSettings, evaluate_parts
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.vmf import log_z0
+
+from .test_evaluation_parts import TEXT, loaded
 
 V, D = 10, 64
 
@@ -134,3 +137,36 @@ def test_contexts_are_those_before_their_tokens(numba_device):
     assert targets[0] == tokens[:, 1:].flatten()[place]
     few, _ = contexts(splats, tokens, 7, np.random.default_rng(0))
     assert len(few) == 7
+
+
+@pytest.fixture(scope="module")
+def over_a_transformer(numba_device):
+    """A run whose splats are states, blunt and with an open gate."""
+    run = loaded(
+        numba_device, "model.context=transformer", "model.kappa_init=2", "transformer.dim=16",
+        "transformer.n_layers=1", "transformer.n_heads=2", "transformer.max_length=16",
+        "sampler.dt_omega=0.1",
+    )  # fmt: skip
+    with torch.no_grad():
+        run.model.context.gate.bias.fill_(0.5)
+    return run
+
+
+def perplexities(run, draws):
+    """By kind of latent, on the first 96 tokens."""
+    settings = EvaluationSettings(n_tokens=96, draws=draws, seed=4)
+    part = evaluate_parts(run, TokenStream.from_text(TEXT, run.tokenizer), 0, ["latents"], settings)
+    return {report.latent: report for report in part.latents}
+
+
+def test_latents_over_a_transformer_agree_within_their_error(over_a_transformer):
+    found = perplexities(over_a_transformer, draws=32)
+    mean = found["mean"]
+    assert mean.standard_error == 0
+    for latent in ("exact", "langevin"):
+        report = found[latent]
+        assert 0 < report.standard_error < 0.025 * mean.token_perplexity
+        gap = abs(report.token_perplexity - mean.token_perplexity)
+        assert gap < 3 * report.standard_error
+    few = perplexities(over_a_transformer, draws=8)["exact"]
+    assert few.standard_error == pytest.approx(2 * found["exact"].standard_error, rel=0.25)

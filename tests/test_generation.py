@@ -23,10 +23,13 @@ from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.causal_transformer import CausalTransformer
 from ebm_wgpu.models.energy_transformer import EnergyTransformer
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
+from ebm_wgpu.models.memory_config import MemoryConfig
 from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
 from ebm_wgpu.models.splat_lm import SplatLM
+from ebm_wgpu.models.splat_transformer import SplatTransformer
 from ebm_wgpu.models.transformer_config import TransformerConfig
+from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.text.tokenizers import make_tokenizer
 
 
@@ -53,6 +56,7 @@ def test_a_strong_penalty_writes_every_token_once() -> None:
 
 
 CACHED_V = 11
+ALL_LATENTS = ("mean", "exact", "langevin")
 SHAPE = TransformerConfig(dim=16, n_layers=2, n_heads=2, max_length=12)
 
 
@@ -80,6 +84,24 @@ def splat() -> LanguageModel:
     return SplatLM(config, EnergyConfig(), CACHED_V, open_device("numba"), sampler)
 
 
+def splat_transformer() -> LanguageModel:
+    """Its gates are half open, and it has stored splats."""
+    model = SplatTransformer(
+        ModelConfig(kappa_init=2.0), SHAPE, MemoryConfig(n_neighbours=6), CACHED_V,
+        SamplerConfig(n_steps=3), open_device("numba"),
+    )  # fmt: skip
+    rng = np.random.default_rng(5)
+    mu = rng.standard_normal((20, SHAPE.dim))
+    sid = rng.integers(CACHED_V, size=20)
+    model.store_splats(SplatStore.from_directions(mu, kappa=2.0, sid=sid))
+    with torch.no_grad():
+        model.context.gate.bias.fill_(-0.3)
+        model.recall.offset.fill_(0.4)
+        for splats in (model.context, model.recall):
+            splats.log_length.fill_(0.6)
+    return model
+
+
 def sharp(model: LanguageModel) -> LanguageModel:
     """With weights far apart, so that what follows depends on all that was read."""
     with torch.no_grad():
@@ -103,7 +125,11 @@ class Uncached:
 
 @pytest.mark.parametrize(
     ("make", "latent"),
-    [(transformer, "mean"), (nano, "mean"), (ebt, "mean"), (ebt, "exact"), (ebt, "langevin")],
+    [
+        (transformer, "mean"),
+        (nano, "mean"),
+        *((make, latent) for make in (ebt, splat_transformer) for latent in ALL_LATENTS),
+    ],
 )
 def test_cached_and_uncached_texts_are_identical(make, latent) -> None:
     model = sharp(make())
@@ -119,7 +145,6 @@ def test_cached_and_uncached_texts_are_identical(make, latent) -> None:
 
 
 PROMPTS = [np.array(ids) for ids in ([3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7], [9, 3, 2])]
-ALL_LATENTS = ("mean", "exact", "langevin")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +153,12 @@ ALL_LATENTS = ("mean", "exact", "langevin")
         (transformer, "mean", False),
         (transformer, "mean", True),
         (nano, "mean", False),
-        *((make, latent, False) for make in (ebt, splat) for latent in ALL_LATENTS),
+        (splat_transformer, "mean", True),
+        *(
+            (make, latent, False)
+            for make in (ebt, splat, splat_transformer)
+            for latent in ALL_LATENTS
+        ),
         (ebt, "langevin", True),
     ],
 )

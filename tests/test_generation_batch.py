@@ -23,7 +23,7 @@ from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.text.tokenizers import make_tokenizer
 
-from .test_generation import ebt, nano, sharp, splat, transformer
+from .test_generation import ebt, nano, sharp, splat, splat_transformer, transformer
 
 # Ten characters and U+FFFD: as many ids as the models have.
 TOKENIZER = make_tokenizer("char", "abcdefg .\n")
@@ -43,7 +43,7 @@ def generate(
     return list(generate_texts(model, TOKENIZER, named, settings, CONTEXT, chosen))
 
 
-@pytest.mark.parametrize("make", [transformer, nano, ebt, splat])
+@pytest.mark.parametrize("make", [transformer, nano, ebt, splat, splat_transformer])
 def test_a_prompt_gets_the_texts_it_gets_alone(make) -> None:
     model = sharp(make())
     settings = dataclasses.replace(SETTINGS, max_tokens=4)
@@ -111,7 +111,7 @@ def test_best_of_keeps_the_continuation_of_least_total_energy(make, own: bool) -
     assert energies.total == pytest.approx(sum(energies.model or energies.tokens))
 
 
-@pytest.mark.parametrize("make", [transformer, nano, ebt, splat])
+@pytest.mark.parametrize("make", [transformer, nano, ebt, splat, splat_transformer])
 def test_token_energies_are_those_of_the_model(make) -> None:
     """-log p of each token from a pass over its own window, after the window slid as well."""
     model = sharp(make())

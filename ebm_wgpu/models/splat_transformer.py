@@ -4,6 +4,11 @@ A transformer gives the state s_t. Token t+1 is predicted by a decoder tied to t
 by the splats of the context, and by stored splats, which consolidation makes of training states:
 
     p(w|c) = (1 - g2) [(1 - g1) p_decoder(w|s) + g1 p_context(w|s)] + g2 p_stored(w|s)
+
+Both kinds are mixtures of one concentration, each with an energy E(x|c) = -log sum_k w_k
+exp(a (mu_k.x - 1)) - h.x of latents x. Their closed form gives p_context, p_stored and the evidence
+that the gates go by; p_context and p_stored can be read off latents that are drawn as well, which
+gives the same on average (`splat_latents`).
 """
 
 from __future__ import annotations
@@ -15,14 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ebm_wgpu.config import Latent, ModelConfig
+from ebm_wgpu.config import Latent, ModelConfig, SamplerConfig
 from ebm_wgpu.errors import StoreError
+from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.class_softmax import ClassSoftmax
+from ebm_wgpu.models.context_cache import ContextCache, SeenSplats
 from ebm_wgpu.models.context_splats import ContextSplats
 from ebm_wgpu.models.linear_cross_entropy import map_chunks
 from ebm_wgpu.models.memory_config import MemoryConfig
+from ebm_wgpu.models.ops import chunks
 from ebm_wgpu.models.recall import Neighbours, Reading, RecallGate, mix
+from ebm_wgpu.models.splat_latents import SplatLatents, TiltedRows, context_rows, stored_rows
 from ebm_wgpu.models.transformer_backbone import TransformerBackbone
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.models.unigram_start import UnigramStart
@@ -30,6 +39,9 @@ from ebm_wgpu.splats.search import NeighbourSearch, make_search
 from ebm_wgpu.splats.store import SplatStore
 
 _WEIGHTS: Mapping[str, float] = MappingProxyType({"token": 1.0})
+_DEFAULT_SAMPLER = SamplerConfig()
+_ENTRIES = 1 << 24
+"""Elements of stored directions that latents are drawn of at a time."""
 
 
 class SplatTransformer(UnigramStart, LanguageModel):
@@ -54,6 +66,8 @@ class SplatTransformer(UnigramStart, LanguageModel):
         config: TransformerConfig,
         memory: MemoryConfig,
         vocab_size: int,
+        sampler_config: SamplerConfig = _DEFAULT_SAMPLER,
+        device: KernelDevice | None = None,
     ) -> None:
         """Weights are those of seed 0 until `initialize`.
 
@@ -62,6 +76,8 @@ class SplatTransformer(UnigramStart, LanguageModel):
             config: the backbone.
             memory: how stored splats are found.
             vocab_size: V.
+            sampler_config: how latents move with latent="langevin".
+            device: draws latents and searches; opened as "auto" when first needed, unless given.
         """
         super().__init__()
         self.vocab_size, self.config = vocab_size, config
@@ -73,6 +89,8 @@ class SplatTransformer(UnigramStart, LanguageModel):
         self.classes = ClassSoftmax(vocab_size, config.dim, config.class_bounds or ())
         self.context = ContextSplats(config.dim, self.kappa)
         self.recall = RecallGate(config.dim, self.kappa, exponent=1.0)
+        self._latents = SplatLatents(self.context.concentration, sampler_config, device)
+        self._device = device
         self._store: SplatStore | None = None
         self._search: NeighbourSearch | None = None
         self._sids = torch.zeros(0, dtype=torch.int64)
@@ -95,6 +113,20 @@ class SplatTransformer(UnigramStart, LanguageModel):
     def stored_splats(self) -> SplatStore | None:
         """The splats that consolidation stored, or none."""
         return self._store
+
+    @property
+    def stored_search(self) -> NeighbourSearch:
+        """The search among the stored splats, made when first asked for.
+
+        Raises:
+            StoreError: there are none.
+        """
+        if self._search is None:
+            if self._store is None:
+                raise StoreError("the model stores no splats: run `ebm consolidate` on it")
+            self._search = make_search(self.search_kind, self._device or open_device())
+            self._search.add(self._store.mu)
+        return self._search
 
     def store_splats(self, store: SplatStore | None) -> None:
         """Predict with these splats from now on, or with none.
@@ -132,9 +164,44 @@ class SplatTransformer(UnigramStart, LanguageModel):
     ) -> Tensor:
         """log p(target | tokens up to its position) in nats, (B, T), for tokens and targets (B, T).
 
-        latent, seed: change nothing.
+        With latent="exact" or "langevin" the exponential is an estimate of p without bias, from
+        latents that seed and position decide (`SplatLatents.target_mass`).
         """
-        return self.read(tokens, targets).log_p
+        if latent == "mean":
+            return self.read(tokens, targets).log_p
+        states = self.backbone(tokens)
+        queries = self.context.queries(states)
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        age = place[:, None] - place
+        rows = context_rows(self.context, self.context.keys(states), queries, age)
+        hits = targets[:, :, None] == targets[:, None, :]
+        drawn = self._latents.target_mass(rows, hits, latent, seed)
+        recalled = self.context(states, targets)._replace(log_mass=drawn)
+        log_p = mix(self._decode(states, targets), recalled)
+        if self._store is not None:
+            flat, tilts, ids = log_p.view(-1), queries.flatten(0, 1), targets.flatten()
+            for part in chunks(len(ids), self.n_neighbours * self.config.dim, _ENTRIES):
+                first = 2 * (len(ids) + part.start)
+                flat[part] = self._mix_stored(
+                    flat[part], tilts[part], ids[part], latent, seed, first
+                )
+        return log_p
+
+    def _mix_stored(
+        self,
+        log_p: Tensor,
+        queries: Tensor,
+        targets: Tensor,
+        latent: Latent,
+        seed: int,
+        first_chain: int,
+    ) -> Tensor:
+        """log_p (P,) of targets (P,), mixed with what latents of stored splats say."""
+        found, rows = self._search_stored(queries)
+        hits = found.sids[:, None] == targets[:, None, None]
+        tilted = self._stored_rows(found, rows, queries)
+        drawn = self._latents.target_mass(tilted, hits, latent, seed, first_chain)[:, 0]
+        return mix(log_p, self.recall(found, targets)._replace(log_mass=drawn))
 
     @torch.no_grad()
     def read(self, tokens: Tensor, targets: Tensor, wanted: Tensor | None = None) -> Reading:
@@ -160,28 +227,91 @@ class SplatTransformer(UnigramStart, LanguageModel):
     ) -> Tensor:
         """log p(w | tokens) of every token w to come, (B, V) nats, for tokens (B, T).
 
-        latent, seed: change nothing.
+        With latent="exact" or "langevin" it is read off one latent of each text.
         """
         states = self.backbone(tokens)
-        decoded = self.classes.log_probs(states[:, -1], self.backbone.embedding.weight, self.bias)
-        log_p = mix(decoded, self.context.last(states, tokens[:, 1:], self.vocab_size))
+        age = torch.arange(tokens.shape[1] - 1, 0, -1, device=tokens.device)
+        keys = self.context.keys(states[:, :-1])
+        seen = SeenSplats(keys, tokens[:, 1:], age.expand(len(tokens), -1))
+        return self._predict(states[:, -1], seen, latent, seed)
+
+    def start_cache(self, rows: int) -> ContextCache:
+        """An empty cache for `rows` texts that grow side by side."""
+        attention = self.backbone.start_cache(rows)
+        like = self.backbone.embedding.weight
+        tokens = attention.lengths.new_zeros(rows, 0)
+        return ContextCache(attention, like.new_zeros(rows, 0, self.config.dim), tokens)
+
+    @torch.no_grad()
+    def step(
+        self,
+        tokens: Tensor,
+        cache: ContextCache,
+        lengths: Tensor | None = None,
+        latent: Latent = "mean",
+        seed: int = 0,
+    ) -> Tensor:
+        """`next_token_log_probs` of all read so far, (B, V), after reading on.
+
+        Args:
+            tokens: new tokens (B, S); shorter rows are padded at the end with any ids.
+            cache: what was read before; extended in place.
+            lengths: real tokens of each row (B,), from 1 to S; all S unless given.
+            latent: the latent that is decoded.
+            seed: of its draw.
+
+        Raises:
+            ConfigError: lengths out of range, or more tokens than `max_length`.
+        """
+        before = cache.attention.lengths
+        states = self.backbone.read_on(tokens, cache.attention, lengths)
+        offsets = torch.arange(tokens.shape[1], device=tokens.device)
+        cache.write(before[:, None] + offsets, self.context.keys(states), tokens)
+        last = cache.attention.lengths - before - 1
+        state = states[torch.arange(len(tokens), device=tokens.device), last]
+        return self._predict(state, cache.seen(), latent, seed)
+
+    def _predict(self, state: Tensor, seen: SeenSplats, latent: Latent, seed: int) -> Tensor:
+        """log p(w|c), (B, V), of every token after states (B, d) that see splats of the context."""
+        decoded = self.classes.log_probs(state, self.backbone.embedding.weight, self.bias)
+        recalled = self.context.recall(state, *seen, self.vocab_size)
+        query = self.context.queries(state)
+        if latent != "mean":
+            tilted = context_rows(self.context, seen.keys, query[:, None], seen.age[:, None])
+            drawn = self._latents.token_mass(tilted, seen.sids, self.vocab_size, latent, seed)
+            recalled = recalled._replace(log_mass=drawn)
+        log_p = mix(decoded, recalled)
         if self._store is None:
             return log_p
-        found = self.neighbours(self.context.queries(states[:, -1]))
-        return mix(log_p, self.recall.every_token(found, self.vocab_size))
+        found, rows = self._search_stored(query)
+        stored = self.recall.every_token(found, self.vocab_size)
+        if latent != "mean":
+            tilted = self._stored_rows(found, rows, query)
+            drawn = self._latents.token_mass(
+                tilted, found.sids, self.vocab_size, latent, seed, first_chain=len(query)
+            )
+            stored = stored._replace(log_mass=drawn)
+        return mix(log_p, stored)
 
     def neighbours(self, queries: Tensor) -> Neighbours:
         """The `n_neighbours` stored splats nearest to the directions of tilts (P, d)."""
-        if self._search is None:
-            assert self._store is not None
-            self._search = make_search(self.search_kind)
-            self._search.add(self._store.mu)
-        k = min(self.n_neighbours, len(self._search))
-        found = self._search.search(queries.cpu().numpy(), k)
+        return self._search_stored(queries)[0]
+
+    def _search_stored(self, queries: Tensor) -> tuple[Neighbours, Tensor]:
+        """The same, and their rows in the store, (P, K)."""
+        search = self.stored_search
+        k = min(self.n_neighbours, len(search))
+        found = search.search(queries.cpu().numpy(), k)
         rows = torch.from_numpy(found.indices)
         similar = torch.from_numpy(found.similarities)
         held = (similar, self._log_alpha[rows], self._sids[rows])
-        return Neighbours(*(tensor.to(queries.device) for tensor in held))
+        return Neighbours(*(tensor.to(queries.device) for tensor in held)), rows
+
+    def _stored_rows(self, found: Neighbours, rows: Tensor, queries: Tensor) -> TiltedRows:
+        """Neighbours that `_search_stored` found for tilts (P, d), as latents are drawn of them."""
+        assert self._store is not None
+        mu = torch.from_numpy(self._store.mu[rows.numpy()])
+        return stored_rows(self.recall, mu, queries, found.prior)
 
     def _decode(self, states: Tensor, targets: Tensor) -> Tensor:
         (log_p,) = map_chunks(

@@ -83,7 +83,16 @@ class TransformerBackbone(nn.Module):
 
     @torch.no_grad()
     def extend(self, tokens: Tensor, cache: KeyValueCache, lengths: Tensor | None = None) -> Tensor:
-        """Hidden state after each row's last token, given what the cache holds already.
+        """Hidden state after each row's last token, (B, dim); see `read_on`."""
+        states = self.read_on(tokens, cache, lengths)
+        last = cache.new_lengths(tokens.shape[1], lengths) - 1
+        return states[torch.arange(len(tokens), device=tokens.device), last]
+
+    @torch.no_grad()
+    def read_on(
+        self, tokens: Tensor, cache: KeyValueCache, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states of new tokens, given what the cache holds already.
 
         Args:
             tokens: new tokens (B, S); shorter rows are padded at the end with any ids.
@@ -91,13 +100,14 @@ class TransformerBackbone(nn.Module):
             lengths: real tokens of each row (B,), from 1 to S; all S unless given.
 
         Returns:
-            (B, dim), the states that `forward` gives for the same texts, up to rounding.
+            (B, S, dim), the states that `forward` gives for the same texts, up to rounding; those
+            of padding mean nothing.
 
         Raises:
             ConfigError: lengths out of range, or more tokens than `max_length`; the cache is as it
                 was.
         """
-        rows, count = tokens.shape
+        count = tokens.shape[1]
         lengths = cache.new_lengths(count, lengths)
         offsets = torch.arange(count, device=tokens.device)
         slots = cache.lengths[:, None] + offsets
@@ -112,5 +122,4 @@ class TransformerBackbone(nn.Module):
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             x = block.step(x, cos, sin, cache, layer, slots, visible)
         cache.lengths = cache.lengths + lengths
-        last = x[torch.arange(rows, device=tokens.device), lengths - 1]
-        return self.norm(last)
+        return self.norm(x)

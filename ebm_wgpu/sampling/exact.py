@@ -19,6 +19,7 @@ from ebm_wgpu.splats import SplatStore
 
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
 
 # Posteriors are (rows, splats); this many entries at a time fit any memory.
 _ENTRIES = 1 << 24
@@ -35,7 +36,7 @@ class Draws:
     """
 
     x: Float32Array
-    component: NDArray[np.int64]
+    component: Int64Array
 
 
 def sample_exact(
@@ -67,22 +68,26 @@ def sample_exact(
     check_seed(seed)
     rows = tilts(energy, h, n)
     chain = np.arange(n, dtype=np.int32)
-    uniforms = _uniforms(chain, seed)
     shared = h is None or np.ndim(h) == 1
     component = np.empty(n, np.int64)
     if shared:
-        component[:] = _choose(energy.posterior(h)[0], uniforms)
+        component[:] = _choose(energy.posterior(h)[0], _uniforms(chain, seed))
     else:
         step = max(1, _ENTRIES // len(energy.store))
         for first in range(0, n, step):
             part = slice(first, first + step)
-            posterior = energy.posterior(rows[part])
-            for i, p in enumerate(posterior, first):
-                component[i] = _choose(p, uniforms[i : i + 1])[0]
+            component[part] = draw_components(energy.posterior(rows[part]), chain[part], seed)
     eta = energy.concentration[component, None] * energy.store.mu[component]
     eta = (eta + energy.scale_tilt(rows)).astype(np.float32)
     out = energy.device.run("vmf_sample", eta=eta, chain=chain, seed=seed, step=0)["out"]
     return Draws(out.numpy(), component)
+
+
+def draw_components(posterior: Float32Array, chain: NDArray[np.int32], seed: int) -> Int64Array:
+    """A splat for each row of probabilities (n, K), (n,); seed and chain (n,) decide it alone."""
+    uniforms = _uniforms(chain, seed)
+    drawn = [_choose(p, uniforms[i : i + 1])[0] for i, p in enumerate(posterior)]
+    return np.array(drawn, np.int64)
 
 
 def tilts(energy: Energy, h: ArrayLike | None, n: int) -> Float32Array:
@@ -114,7 +119,7 @@ def _uniforms(chain: NDArray[np.int32], seed: int) -> Float64Array:
     return coarse + (fine - 0.5) * 2.0**-23
 
 
-def _choose(p: Float32Array, uniforms: Float64Array) -> NDArray[np.int64]:
+def _choose(p: Float32Array, uniforms: Float64Array) -> Int64Array:
     """The components at the given uniforms of the cumulative distribution."""
     cumulative = np.cumsum(p, dtype=np.float64)
     return np.searchsorted(cumulative, uniforms * cumulative[-1], side="right")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,31 @@ from ebm_wgpu.energy import Energy
 from ebm_wgpu.kernels import DeviceArray, KernelDevice
 
 Float32Array = NDArray[np.float32]
+
+
+class Potential(Protocol):
+    """What chains go down in: an `Energy`, or one energy a row (`row_mixtures.RowMixtures`)."""
+
+    @property
+    def device(self) -> KernelDevice:
+        """Where chains move."""
+
+    @property
+    def dimension(self) -> int:
+        """The dimension d."""
+
+    @property
+    def concentration(self) -> NDArray[np.float64]:
+        """Concentrations of the splats, natural units."""
+
+    @property
+    def temperature(self) -> float:
+        """What tilts are divided by."""
+
+    def value_and_gradient(
+        self, x: Float32Array, h: Float32Array
+    ) -> tuple[Float32Array, Float32Array]:
+        """Energies (B,) at unit rows x (B, d) under tilts h (B, d), and P_x dE/dx (B, d)."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +97,12 @@ class Chains:
 class _Force:
     """Energy and Riemannian gradient of chains on a device; each call evaluates them once more."""
 
-    def __init__(self, energy: Energy, x: DeviceArray, h: Float32Array) -> None:
+    def __init__(self, energy: Potential, x: DeviceArray, h: Float32Array) -> None:
         device = energy.device
         # The energy divides a tilt by its temperature; here that is done already.
         self._energy, self._x, self._h = energy, x, np.float32(energy.temperature) * h
         self._launch = None
-        if energy.is_mixture:
+        if isinstance(energy, Energy) and energy.is_mixture:
             self._launch = device.prepare("splat_energy", x=x, h=device.array(h), **energy.arrays)
             self.value = self._launch.outputs["energy"]
             self.grad = self._launch.outputs["grad"]
@@ -140,7 +166,7 @@ INTEGRATORS = {"baoab": _baoab, "published": _published}
 
 
 def integrate(
-    energy: Energy, chains: Chains, schedule: Schedule, forces: range, integrator: str = "baoab"
+    energy: Potential, chains: Chains, schedule: Schedule, forces: range, integrator: str = "baoab"
 ) -> Float32Array:
     """Move chains through a range of forces, evaluating the whole energy for each.
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ebm_wgpu.config import SamplerConfig
 from ebm_wgpu.energy import Energy
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.kernels._philox import STREAM_VELOCITY, normal_reference
 from ebm_wgpu.kernels.langevin_baoab_list import MAX_D
 from ebm_wgpu.sampling.exact import check_seed, sample_exact, tilts
-from ebm_wgpu.sampling.integrators import INTEGRATORS, Chains, Schedule, integrate
+from ebm_wgpu.sampling.integrators import INTEGRATORS, Chains, Potential, Schedule, integrate
 from ebm_wgpu.sampling.neighbour_lists import MAX_LIST_SIZE, NeighbourLists, follow
 from ebm_wgpu.sphere import proju, projx
 
@@ -55,18 +56,18 @@ class LangevinResult:
     list_builds: int
 
 
-def natural_frequency(energy: Energy) -> float:
+def natural_frequency(energy: Potential) -> float:
     """omega = sqrt(max(a_max, d - 1)), the fastest oscillation of a chain around a splat."""
-    return math.sqrt(max(float(energy.concentration.max()), energy.store.dimension - 1))
+    return math.sqrt(max(float(energy.concentration.max()), energy.dimension - 1))
 
 
-def default_dt_omega(energy: Energy) -> float:
+def default_dt_omega(energy: Potential) -> float:
     """Step times omega: 0.25 for kappa = a_max/(d-1) up to 2, 0.5 from 5 on, linear between.
 
     At d = 640 it biases the cosine to the splat by -0.07 (kappa 1), -0.08 (5) and -0.02 (20) of its
     standard deviation; the bias falls with the square of the step, and with d.
     """
-    kappa = energy.concentration.max() / (energy.store.dimension - 1)
+    kappa = energy.concentration.max() / (energy.dimension - 1)
     return float(np.interp(kappa, [2, 5], [0.25, 0.5]))
 
 
@@ -122,8 +123,16 @@ def sample_langevin(
     """
     positions = None if isinstance(start, int | np.integer) else np.asarray(start, np.float32)
     count = int(start) if positions is None else len(positions)  # type: ignore[arg-type]
-    schedule = _schedule(
-        energy, integrator, n_steps, dt_omega, gamma_omega, dt, gamma, temperature, seed
+    schedule = make_schedule(
+        energy,
+        integrator,
+        n_steps=n_steps,
+        dt_omega=dt_omega,
+        gamma_omega=gamma_omega,
+        dt=dt,
+        gamma=gamma,
+        temperature=temperature,
+        seed=seed,
     )
     listed = _may_use_lists(energy, integrator, use_lists)
     if not 0 < list_eps < 1:
@@ -134,11 +143,8 @@ def sample_langevin(
     else:
         x, splats = _positions(positions, energy), np.full(count, -1, np.int64)
     ids = np.arange(count, dtype=np.int32)
-    v = np.zeros_like(x)
-    if integrator == "baoab":
-        normals = normal_reference(ids, x.shape[1], 0, STREAM_VELOCITY, seed)
-        v = proju(x, math.sqrt(temperature) * normals).astype(np.float32)
-    chains = Chains(x.copy(), v, energy.scale_tilt(tilts(energy, h, count)), ids)
+    h = energy.scale_tilt(tilts(energy, h, count))
+    chains = start_chains(x, h, ids, schedule, integrator)
 
     forces = np.zeros(count, np.int64)
     values = np.zeros(count, np.float32)
@@ -158,17 +164,37 @@ def sample_langevin(
     return LangevinResult(chains.x, chains.v, component, values, schedule.n_steps, built)
 
 
-def _schedule(
-    energy: Energy,
-    integrator: str,
-    n_steps: int | None,
-    dt_omega: float | None,
-    gamma_omega: float,
-    dt: float | None,
-    gamma: float | None,
-    temperature: float,
-    seed: int,
+def langevin_options(sampler: SamplerConfig) -> dict[str, Any]:
+    """What a configuration says of chains, as keyword arguments of `sample_langevin`."""
+    if sampler.integrator == "published":
+        return {
+            "integrator": "published",
+            "n_steps": sampler.published_steps,
+            "dt": sampler.published_dt,
+            "gamma": sampler.published_gamma,
+            "temperature": sampler.published_temperature,
+        }
+    return {
+        "integrator": "baoab",
+        "n_steps": sampler.n_steps,
+        "dt_omega": sampler.dt_omega,
+        "gamma_omega": sampler.gamma_omega,
+    }
+
+
+def make_schedule(
+    energy: Potential,
+    integrator: str = "baoab",
+    *,
+    n_steps: int | None = None,
+    dt_omega: float | None = None,
+    gamma_omega: float = 1.0,
+    dt: float | None = None,
+    gamma: float | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
 ) -> Schedule:
+    """The constants of a run; arguments and errors as `sample_langevin`."""
     if integrator not in INTEGRATORS:
         raise ConfigError(f"unknown integrator {integrator!r}: use {' or '.join(INTEGRATORS)}")
     check_seed(seed)
@@ -193,6 +219,24 @@ def _schedule(
         if not 0 <= value < math.inf:
             raise ConfigError(f"{name} = {value}: use a number of at least 0")
     return Schedule(n_steps, dt, gamma, temperature, seed)
+
+
+def start_chains(
+    x: Float32Array,
+    h: Float32Array,
+    ids: NDArray[np.int32],
+    schedule: Schedule,
+    integrator: str,
+) -> Chains:
+    """Chains at x (B, d) under tilts h (B, d): thermal velocities for "baoab", else at rest.
+
+    ids: (B,), their numbers in the random stream.
+    """
+    v = np.zeros_like(x)
+    if integrator == "baoab":
+        normals = normal_reference(ids, x.shape[1], 0, STREAM_VELOCITY, schedule.seed)
+        v = proju(x, math.sqrt(schedule.temperature) * normals).astype(np.float32)
+    return Chains(x.copy(), v, h, ids)
 
 
 def _may_use_lists(energy: Energy, integrator: str, use_lists: bool | str) -> bool:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ebm_wgpu.config import ModelConfig
-from ebm_wgpu.errors import StoreError
+from ebm_wgpu.config import Latent, ModelConfig, SamplerConfig
+from ebm_wgpu.errors import ConfigError, StoreError
+from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.memory_config import MemoryConfig
 from ebm_wgpu.models.recall import Reader
 from ebm_wgpu.models.splat_transformer import SplatTransformer
@@ -166,3 +167,98 @@ def test_foreign_splats_are_refused() -> None:
     with pytest.raises(StoreError, match=f"token id 40 and the vocabulary has {V}"):
         model.store_splats(SplatStore.from_directions(np.eye(D)[:1], kappa=5.0, sid=[40]))
     assert model.stored_splats is None
+
+
+def drawing(device: KernelDevice, stored: bool) -> SplatTransformer:
+    """Of blunt splats, so that latents lie between them, with gates half open."""
+    config = TransformerConfig(dim=D, n_layers=1, n_heads=2, max_length=T, class_bounds=(6, 14))
+    sampler = SamplerConfig(n_steps=30, dt_omega=0.05)
+    memory = MemoryConfig(n_neighbours=5)
+    model = SplatTransformer(ModelConfig(kappa_init=2.0), config, memory, V, sampler, device)
+    model.initialize(np.arange(V), np.arange(V, 0, -1), seed=3)
+    with torch.no_grad():
+        model.context.gate.bias.fill_(-1.0)
+        model.recall.offset.fill_(-0.5)
+    if stored:
+        model.store_splats(store())
+    return model.eval()
+
+
+def repeating() -> torch.Tensor:
+    """A text (1, T + 1) of few words."""
+    return torch.tensor([[3, 1, 4, 1, 3, 1, 4, 4, 1, 3, 3, 1, 4]])
+
+
+# What the float32 closed form of the model lacks of the exact one at this dimension.
+_ROUNDING = 1e-4
+
+
+@pytest.mark.parametrize("latent", ["exact", "langevin"])
+@pytest.mark.parametrize("stored", [False, True])
+def test_scores_of_drawn_latents_are_those_of_the_closed_form_on_average(
+    numba_device: KernelDevice, stored: bool, latent: Latent
+) -> None:
+    """Each row of a batch has draws of its own: the mean of 300 within 4.5 standard errors."""
+    model, tokens = drawing(numba_device, stored), repeating()
+    closed = model.token_log_probs(tokens[:, :-1], tokens[:, 1:]).exp()
+    many = tokens.expand(300, -1)
+    drawn = model.token_log_probs(many[:, :-1], many[:, 1:], latent, seed=5).exp()
+    error = drawn.std(0) / np.sqrt(300)
+    assert ((drawn.mean(0) - closed[0]).abs() < 4.5 * error + _ROUNDING * closed[0]).all()
+    assert float((drawn.std(0) / closed[0]).max()) > 0.01
+    again = model.token_log_probs(many[:, :-1], many[:, 1:], latent, seed=5).exp()
+    other = model.token_log_probs(many[:, :-1], many[:, 1:], latent, seed=6).exp()
+    assert torch.equal(again, drawn)
+    assert not torch.allclose(other, drawn)
+
+
+@pytest.mark.parametrize("latent", ["exact", "langevin"])
+def test_predictions_of_drawn_latents_are_the_closed_form_on_average(
+    numba_device: KernelDevice, latent: Latent
+) -> None:
+    model, tokens = drawing(numba_device, stored=True), repeating()[:, :T]
+    closed = model.next_token_log_probs(tokens).exp()[0]
+    drawn = model.next_token_log_probs(tokens.expand(600, -1), latent, seed=2).exp()
+    torch.testing.assert_close(drawn.sum(1), torch.ones(600))
+    error = drawn.std(0) / np.sqrt(600)
+    assert ((drawn.mean(0) - closed).abs() < 4.5 * error + _ROUNDING * closed).all()
+    assert float(drawn.std(0).max()) > 0.05
+
+
+@pytest.mark.parametrize("latent", ["exact", "langevin"])
+def test_later_tokens_change_no_draw(numba_device: KernelDevice, latent: Latent) -> None:
+    model, tokens = drawing(numba_device, stored=True), repeating()
+    changed = tokens.clone()
+    changed[:, 8:] = (tokens[:, 8:] + 5) % V
+    before = model.token_log_probs(tokens[:, :-1], tokens[:, 1:], latent, seed=1)
+    after = model.token_log_probs(changed[:, :-1], changed[:, 1:], latent, seed=1)
+    torch.testing.assert_close(before[:, :7], after[:, :7])
+    assert not torch.allclose(before[:, 7:], after[:, 7:])
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("latent", ["mean", "exact"])
+def test_reading_on_is_reading_from_the_start(
+    numba_device: KernelDevice, stored: bool, latent: Latent
+) -> None:
+    """Prompts of 5, 1 and 8 tokens in one pass, then token by token, then some of the texts."""
+    model, tokens = drawing(numba_device, stored), text(3, T)
+    lengths, cache = [5, 1, 8], model.start_cache(3)
+
+    def whole(row: int, length: int) -> torch.Tensor:
+        return model.next_token_log_probs(tokens[row : row + 1, :length], "mean", 4)[0]
+
+    found = model.step(tokens[:, :8], cache, torch.tensor(lengths), "mean", 4)
+    for _ in range(3):
+        for row in range(3):
+            torch.testing.assert_close(found[row], whole(row, lengths[row]), atol=1e-4, rtol=0)
+        new = torch.stack([tokens[row, lengths[row]] for row in range(3)])
+        found = model.step(new[:, None], cache, None, "mean", 4)
+        lengths = [length + 1 for length in lengths]
+    few = cache.select(torch.tensor([1]))
+    one = model.step(tokens[1:2, lengths[1] : lengths[1] + 2], few, None, latent, 4)
+    window = tokens[1:2, : lengths[1] + 2]
+    expected = model.next_token_log_probs(window, latent, 4)
+    torch.testing.assert_close(one, expected, atol=1e-4, rtol=0)
+    with pytest.raises(ConfigError, match=f"exceed transformer.max_length={T}"):
+        model.step(tokens[1:2], few)
