@@ -49,7 +49,7 @@ def steps(minutes: float) -> list[Step]:
         script("search", "--device", "wgpu"),
         script("exact_draws", "--device", "wgpu"),
         script("langevin", "--device", "wgpu"),
-        script("char_lm", "--seconds", str(60 * minutes / 5), long=True),
+        script("char_lm", "--seconds", str(60 * minutes / 6), long=True),
         script(
             *("wikitext", "--presets", presets, "--minutes", str(minutes), "--device", "wgpu"),
             long=True,

@@ -1,29 +1,34 @@
 """Tiny Shakespeare, characters: does thinking (System 2) pay, at equal weights and at equal time?
 
-Every model is trained from scratch for the same number of seconds, on the same batches, with the
-shape of nanoGPT's small CPU setting (4 layers, 4 heads, 128 wide, blocks of 64, batches of 12, no
-dropout), which reports a validation loss of 1.88:
+Every model has the same number of seconds for everything: to learn from scratch and then to score
+the validation text in its own way; one that thinks longer while scoring learns for less long. All
+get the same batches. Shape: nanoGPT's small CPU setting (4 layers, 4 heads, 128 wide, blocks of
+64, batches of 12, no dropout), which reports a validation loss of 1.88:
 
-    transformer   CausalTransformer; the same computation as NanoEBM with System 1 alone
-    nano          NanoEBM, System 2 of --think-steps steps
-    ebt           EnergyTransformer of --think-steps steps
-    ebt-one       EnergyTransformer of one step: System 1 alone
-    ebt-spectral  EnergyTransformer of --think-steps steps, each at most c / lambda_max
+    transformer    CausalTransformer; what NanoEBM computes with System 1 alone
+    nano           NanoEBM, System 2 of --think-steps steps with an interaction of 256 units;
+                   feed-forwards narrower by as much, so that it has as many parameters as
+                   transformer
+    nano-spectral  the same, each step at most c / lambda_max
+    ebt-one        EnergyTransformer of one step: System 1 alone
+    ebt            EnergyTransformer of --think-steps steps
+    ebt-spectral   the same, each step at most c / lambda_max
 
-Each is then scored with other numbers of steps too, up to --most-steps, and ebt with the spectral
-bound as well. Losses are nats a character over consecutive blocks of 64 at the beginning of the
-validation text (the last tenth), without anything before a block, as nanoGPT scores;
---valid-tokens 0 scores all of it.
+Each is then scored with no, one and three times as many steps too, and with either step size.
+Losses are nats a character over consecutive blocks of 64 at the beginning of the validation text
+(the last tenth), without anything before a block, as nanoGPT scores; --valid-tokens 0 scores all of
+it. The result file is written after each model.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +37,7 @@ from _common import Claim, parse_arguments, print_table, write_result
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.causal_transformer import CausalTransformer
 from ebm_wgpu.models.energy_transformer import EnergyTransformer
-from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
+from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig, StepRule
 from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
 from ebm_wgpu.models.transformer_config import TransformerConfig
@@ -42,6 +47,7 @@ from ebm_wgpu.text.tokenizers import make_tokenizer
 
 BLOCK, BATCH = 64, 12
 SHAPE = TransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=BLOCK)
+UNITS = 256
 WARMUP_STEPS, LAST_RATE = 100, 0.02
 REFERENCE = 1.88
 
@@ -67,9 +73,15 @@ class Texts:
         )
 
 
-def energy_transformer(
-    vocab: int, steps: int, rule: Literal["learned", "spectral"] = "learned"
-) -> EnergyTransformer:
+def nano(vocab: int, steps: int, rule: StepRule = "learned") -> NanoEBM:
+    """A NanoEBM that trains with `steps` steps, of as many parameters as the CausalTransformer."""
+    config = NanoEBMConfig(think_steps=steps, step_rule=rule, interaction=UNITS)
+    # A unit of the interaction, and one of a feed-forward in each layer, have 2 x dim weights.
+    hidden = SHAPE.hidden_units - UNITS // SHAPE.n_layers
+    return NanoEBM(dataclasses.replace(SHAPE, hidden=hidden), config, vocab)
+
+
+def energy_transformer(vocab: int, steps: int, rule: StepRule = "learned") -> EnergyTransformer:
     """An EnergyTransformer of the common shape that trains with `steps` steps."""
     config = EnergyTransformerConfig(
         dim=SHAPE.dim,
@@ -86,9 +98,10 @@ def energy_transformer(
 CONTENDERS: Mapping[str, Callable[[int, int], LanguageModel]] = MappingProxyType(
     {
         "transformer": lambda vocab, steps: CausalTransformer(SHAPE, vocab),
-        "nano": lambda vocab, steps: NanoEBM(SHAPE, NanoEBMConfig(think_steps=steps), vocab),
-        "ebt": energy_transformer,
+        "nano": nano,
+        "nano-spectral": lambda vocab, steps: nano(vocab, steps, "spectral"),
         "ebt-one": lambda vocab, steps: energy_transformer(vocab, 1),
+        "ebt": energy_transformer,
         "ebt-spectral": lambda vocab, steps: energy_transformer(vocab, steps, "spectral"),
     }
 )
@@ -101,10 +114,14 @@ def rate_factor(step: int, share: float) -> float:
     return min(1.0, (step + 1) / WARMUP_STEPS) * (LAST_RATE + (1 - LAST_RATE) * cosine)
 
 
-def train(model: LanguageModel, texts: Texts, seconds: float, lr: float, seed: int) -> int:
-    """Train for `seconds`; returns the number of steps."""
+def initialize(model: LanguageModel, texts: Texts, seed: int) -> None:
+    """First values, which follow the character frequencies."""
     ids = texts.train.tokens
     model.initialize(ids, np.bincount(ids, minlength=texts.train.vocab_size), seed)
+
+
+def train(model: LanguageModel, texts: Texts, seconds: float, lr: float, seed: int) -> int:
+    """Train for `seconds`; returns the number of steps."""
     model.train()
     torch.manual_seed(seed)
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
@@ -150,64 +167,102 @@ def loss(model: LanguageModel, texts: Texts) -> float:
     return total / count
 
 
-def thinking(model: LanguageModel, most_steps: int) -> Iterator[tuple[int | None, str]]:
-    """Sets the model to each way of thinking there is; gives its steps and rule."""
+Way = tuple[int | None, str]
+"""A number of think steps and a rule of their size, for models that think."""
+
+
+def own_way(model: LanguageModel) -> Way:
+    """How a model thinks in training."""
     if isinstance(model, NanoEBM):
-        for steps in range(most_steps + 1):
-            model.think(steps)
-            yield steps, "learned"
+        return model.nano.think_steps, model.nano.step_rule
+    if isinstance(model, EnergyTransformer):
+        return model.config.max_steps, model.config.step_rule
+    return None, ""
+
+
+def other_ways(model: LanguageModel) -> list[Way]:
+    """No steps, one, and as many and three times as many as in training, by either rule."""
+    steps, own = own_way(model)
+    if steps is None:
+        return []
+    counts = sorted({1, steps, 3 * steps})
+    ways: list[Way] = [(count, rule) for rule in ("learned", "spectral") for count in counts]
+    none: list[Way] = [(0, own)] if isinstance(model, NanoEBM) else []
+    return [way for way in none + ways if way != (steps, own)]
+
+
+def think(model: LanguageModel, way: Way) -> None:
+    """Have a model think in that way from now on."""
+    steps, rule = way
+    if isinstance(model, NanoEBM):
+        model.think(steps)
+        model.system2.config = dataclasses.replace(model.system2.config, step_rule=rule)
     elif isinstance(model, EnergyTransformer):
-        config = model.config
-        rules = {config.step_rule} if config.max_steps == 1 else {config.step_rule, "spectral"}
-        for rule in sorted(rules):
-            for steps in range(1, most_steps + 1):
-                model.thinking = dataclasses.replace(model.thinking, steps=steps, step_rule=rule)
-                yield steps, rule
-    else:
-        yield None, ""
+        model.thinking = dataclasses.replace(model.thinking, steps=steps, step_rule=rule)
 
 
-def scores(model: LanguageModel, texts: Texts, most_steps: int) -> Iterator[dict[str, Any]]:
-    """A row for each way of thinking."""
-    for steps, rule in thinking(model, most_steps):
-        begin = time.perf_counter()
-        nats = loss(model, texts)
-        yield {
-            "think steps": "" if steps is None else steps,
-            "step size": rule,
-            "nats": nats,
-            "perplexity": math.exp(nats),
-            "scored/s": len(texts.valid) / (time.perf_counter() - begin),
-        }
+def score(model: LanguageModel, texts: Texts, way: Way) -> dict[str, Any]:
+    """The figures of a model that thinks in that way."""
+    think(model, way)
+    begin = time.perf_counter()
+    nats = loss(model, texts)
+    return {
+        "think steps": "" if way[0] is None else way[0],
+        "step size": way[1],
+        "nats": nats,
+        "perplexity": math.exp(nats),
+        "score s": time.perf_counter() - begin,
+    }
+
+
+def contend(name: str, texts: Texts, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train a model and score it in every way, its own first."""
+    model = CONTENDERS[name](texts.train.vocab_size, arguments.think_steps)
+    own = own_way(model)
+    initialize(model, texts, arguments.seed)
+    model.eval()
+    scoring = score(model, texts, own)["score s"]
+    seconds = max(arguments.seconds - scoring, 0.1 * arguments.seconds)
+    lr = arguments.ebt_lr if isinstance(model, EnergyTransformer) else arguments.lr
+    begin = time.perf_counter()
+    steps = train(model, texts, seconds, lr, arguments.seed)
+    taken = time.perf_counter() - begin
+    rows = []
+    for way in (own, *other_ways(model)):
+        found = score(model, texts, way)
+        trained = {"model": name, "parameters": model.n_parameters(), "steps": steps}
+        rows.append({**trained, **found, "train s": taken, "in all s": taken + found["score s"]})
+    return rows
 
 
 def claims(rows: list[dict[str, Any]], think_steps: int) -> list[Claim]:
     """What the rows prove or refute; what was not trained is left out."""
     nats = {(row["model"], row["think steps"], row["step size"]): row["nats"] for row in rows}
-    transformer, nano = ("transformer", "", ""), ("nano", think_steps, "learned")
-    ebt, one = ("ebt", think_steps, "learned"), ("ebt-one", 1, "learned")
-    spectral = ("ebt-spectral", think_steps, "spectral")
+    transformer, one = ("transformer", "", ""), ("ebt-one", 1, "learned")
     found = []
-    for what, first, second in (
-        ("NanoEBM, System 2 minus System 1 of the same weights", nano, ("nano", 0, "learned")),
-        ("NanoEBM, System 2 minus System 1 alone at equal time", nano, transformer),
-        ("EBT, System 2 minus one step of the same weights", ebt, ("ebt", 1, "learned")),
-        ("EBT, System 2 minus one step alone at equal time", ebt, one),
-        ("EBT, spectral System 2 minus one step alone at equal time", spectral, one),
-        (
-            "EBT, three times the steps minus the steps trained, learned step size",
-            ("ebt", 3 * think_steps, "learned"),
-            ebt,
-        ),
-        (
-            "EBT, three times the steps minus the steps trained, spectral step",
-            ("ebt-spectral", 3 * think_steps, "spectral"),
-            spectral,
-        ),
+    for name, family, alone, least in (
+        ("nano", "NanoEBM", transformer, 0),
+        ("ebt", "EBT", one, 1),
     ):
-        if first in nats and second in nats:
-            found.append(Claim(what, nats[first] - nats[second], 0.0, "nats", at_most=True))
-    for what, key in (("CausalTransformer", transformer), ("NanoEBM, System 2", nano)):
+        for model, rule in ((name, "learned"), (f"{name}-spectral", "spectral")):
+            what = f"{family}, {rule} step size: System 2 minus"
+            own = (model, think_steps, rule)
+            for than, second in (
+                ("System 1 of the same weights", (model, least, rule)),
+                ("System 1 alone, of equal parameters and time", alone),
+            ):
+                if own in nats and second in nats:
+                    gain = nats[own] - nats[second]
+                    found.append(Claim(f"{what} {than}", gain, 0.0, "nats", at_most=True))
+            longer = (model, 3 * think_steps, rule)
+            if own in nats and longer in nats:
+                what = f"{family}, {rule} step size: three times the steps minus those trained"
+                gain = nats[longer] - nats[own]
+                found.append(Claim(what, gain, 0.0, "nats", at_most=True))
+    for what, key in (
+        ("CausalTransformer", transformer),
+        ("NanoEBM, System 2", ("nano", think_steps, "learned")),
+    ):
         if key in nats:
             found.append(Claim(f"{what}, loss", nats[key], REFERENCE, "nats", at_most=True))
     return found
@@ -223,36 +278,27 @@ def main() -> None:
         lr=4e-3,
         ebt_lr=2e-3,
         think_steps=2,
-        most_steps=6,
-        valid_tokens=32768,
+        valid_tokens=16384,
         seed=0,
     )
     torch.set_num_threads(arguments.threads)
     texts = Texts.load(arguments.valid_tokens)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in arguments.models.split(","):
-        model = CONTENDERS[name](texts.train.vocab_size, arguments.think_steps)
-        lr = arguments.ebt_lr if isinstance(model, EnergyTransformer) else arguments.lr
-        steps = train(model, texts, arguments.seconds, lr, arguments.seed)
-        trained = {"model": name, "parameters": model.n_parameters(), "steps": steps}
-        rows += [trained | row for row in scores(model, texts, arguments.most_steps)]
-    print_table(
-        f"validation loss, nats a character, after {arguments.seconds:g} s of training on "
-        f"{arguments.threads} threads",
-        rows,
-    )
-    payload = {
-        "settings": vars(arguments) | {"output": str(arguments.output)},
-        "block": BLOCK,
-        "batch": BATCH,
-        "rows": rows,
-    }
-    write_result(
-        "char_lm",
-        payload,
-        claims=claims(rows, arguments.think_steps),
-        output=arguments.output,
-    )
+        rows += contend(name, texts, arguments)
+        print_table(
+            f"validation loss, nats a character; {arguments.seconds:g} s to learn and to score as "
+            f"trained, on {arguments.threads} threads",
+            rows,
+        )
+        payload = {
+            "settings": vars(arguments) | {"output": str(arguments.output)},
+            "block": BLOCK,
+            "batch": BATCH,
+            "rows": rows,
+        }
+        found = claims(rows, arguments.think_steps)
+        write_result("char_lm", payload, claims=found, output=arguments.output)
 
 
 if __name__ == "__main__":

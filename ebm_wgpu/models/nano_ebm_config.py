@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ebm_wgpu.models.energy_transformer_config import StepRule
 from ebm_wgpu.models.transformer_config import check_options
 from ebm_wgpu.options import option
 
@@ -17,6 +18,11 @@ class System2Config:
     random_steps: bool = option(False, "train with 1 to think_steps steps, drawn for each batch")
     step_size: float = option(1.0, "first step size", gt=0)
     learn_step_size: bool = option(True, "learn the step size")
+    step_rule: StepRule = option(  # noqa: RUF009
+        "learned", "step size: the learned one, or at most c / lambda_max of each guess (spectral)"
+    )
+    spectral_c: float = option(1.0, "c of the spectral step; descent wants c < 2", gt=0, lt=2)
+    spectral_iterations: int = option(4, "power iterations of the spectral step", ge=1)
     gradient: Literal["natural", "logit"] = option(
         "natural", "go down the gradient in probability, or in logits"
     )

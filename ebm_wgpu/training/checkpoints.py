@@ -5,8 +5,8 @@
     trainer.pt             optimiser, progress, random states, data position, configuration, where
                            metrics.jsonl stood, and the weights that go on learning where those in
                            use are their average
-    manifest.json          format, version, step, versions of libraries, and of each file size and
-                           SHA-256; and a SHA-256 of all that
+    manifest.json          format, version, step, versions of libraries, the tokenizer's
+                           fingerprint, and of each file size and SHA-256; and a SHA-256 of all that
 
 Nothing in a checkpoint is looked at before all of it has been verified.
 """
@@ -60,12 +60,14 @@ class Checkpoint:
         step: optimiser steps behind it.
         store: its splats, or none.
         weights: its other tensors by name.
+        tokenizer: fingerprint of the tokenizer it was trained with, where that was recorded.
     """
 
     path: Path
     step: int
     store: SplatStore | None
     weights: Mapping[str, torch.Tensor]
+    tokenizer: str | None = None
 
     def trainer_state(self) -> dict[str, Any]:
         """What the trainer had besides the model.
@@ -95,12 +97,14 @@ def write_checkpoint(
     store: SplatStore | None,
     weights: Mapping[str, torch.Tensor],
     trainer_state: Mapping[str, Any],
+    tokenizer: str | None = None,
 ) -> Path:
     """Write a checkpoint to `folder`/<step>, replacing one of the same step; returns its path.
 
     It is written under a temporary name, synced, read back and renamed, so that <step> is whole or
     absent.
-    Without a `store` it has no splats.h5, and its manifest says so.
+    Without a `store` it has no splats.h5, and its manifest says so. `tokenizer` is the fingerprint
+    of the one that its tokens are from.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
@@ -121,7 +125,7 @@ def write_checkpoint(
         with _hashed(temporary / TRAINER_FILE) as file:
             torch.save(dict(trainer_state), cast("IO[bytes]", file))
         digests[TRAINER_FILE] = file.sha256
-        _write_manifest(temporary, step, digests)
+        _write_manifest(temporary, step, digests, tokenizer)
         if path.exists():
             remove_folder(path)
         temporary.replace(path)
@@ -206,7 +210,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path / WEIGHTS_FILE} cannot be read ({_line(error)}): {_REMEDY}"
         ) from error
-    return Checkpoint(path, int(manifest["step"]), store, weights)
+    return Checkpoint(path, int(manifest["step"]), store, weights, manifest.get("tokenizer"))
 
 
 def verify_checkpoint(path: Path) -> int:
@@ -237,6 +241,19 @@ def _verify(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_tokenizer(checkpoint: Checkpoint, fingerprint: str) -> None:
+    """Compare the tokenizer at hand with the one that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: it is another one. Checkpoints that record none go with any.
+    """
+    if checkpoint.tokenizer not in (None, fingerprint):
+        raise CheckpointError(
+            f"the run's tokenizer.json is not the one that {checkpoint.path} was trained with "
+            f"(SHA-256 {fingerprint[:12]}, was {str(checkpoint.tokenizer)[:12]}): restore it"
+        )
+
+
 def check_shapes(
     path: Path, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 ) -> None:
@@ -264,7 +281,9 @@ def _shape(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _write_manifest(folder: Path, step: int, digests: Mapping[str, str]) -> None:
+def _write_manifest(
+    folder: Path, step: int, digests: Mapping[str, str], tokenizer: str | None
+) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -279,6 +298,8 @@ def _write_manifest(folder: Path, step: int, digests: Mapping[str, str]) -> None
             for name, sha256 in digests.items()
         },
     }
+    if tokenizer is not None:
+        content["tokenizer"] = tokenizer
     document = {**content, "sha256": json_digest(content)}
     write_atomically(folder / MANIFEST_FILE, json.dumps(document, indent=2).encode())
 
@@ -310,6 +331,8 @@ def _well_formed(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest names a step, and size and SHA-256 of the files of a checkpoint."""
     step, files = manifest.get("step"), manifest.get("files")
     if type(step) is not int or step < 0 or not isinstance(files, dict):
+        return False
+    if not isinstance(manifest.get("tokenizer", ""), str):
         return False
     if files.keys() - {SPLATS_FILE} != {WEIGHTS_FILE, TRAINER_FILE}:
         return False

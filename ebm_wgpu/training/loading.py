@@ -10,7 +10,8 @@ from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.text.tokenizers import TextTokenizer
-from ebm_wgpu.training.checkpoints import read_checkpoint
+from ebm_wgpu.training.checkpoints import check_tokenizer, read_checkpoint
+from ebm_wgpu.training.curriculum import checkpoint_config
 from ebm_wgpu.training.model_state import restore_model
 from ebm_wgpu.training.run_folder import RunFolder
 
@@ -21,7 +22,7 @@ class LoadedRun:
 
     Attributes:
         run: its folder.
-        config: its configuration.
+        config: its configuration, in the phase of its curriculum that the checkpoint is of.
         tokenizer: its tokenizer.
         model: the model, in evaluation mode.
         step: optimiser steps behind it.
@@ -44,7 +45,8 @@ def load_run(path: str | Path, device: KernelDevice, which: str | int = "best") 
             it was first scored has no best one, and gives its last.
 
     Raises:
-        CheckpointError: no run or checkpoint there, or a damaged one, or of another shape.
+        CheckpointError: no run or checkpoint there, or a damaged one, or of another shape or
+            tokenizer.
         DataError: the tokenizer is missing or damaged.
     """
     run, step = RunFolder.locate(path)
@@ -53,7 +55,8 @@ def load_run(path: str | Path, device: KernelDevice, which: str | int = "best") 
     elif which == "best" and run.pointer("best") is None:
         which = "last"
     checkpoint = read_checkpoint(run.checkpoint_path(which))
-    config, tokenizer = run.read_config(), run.read_tokenizer()
+    config, tokenizer = checkpoint_config(run.read_config(), checkpoint.store), run.read_tokenizer()
+    check_tokenizer(checkpoint, tokenizer.fingerprint)
     model = build_model(config, tokenizer.vocab_size, device)
     restore_model(model, checkpoint)
     model.eval()

@@ -151,6 +151,7 @@ def test_json_nested_too_deeply_is_no_traceback(tmp_path: Path) -> None:
         {"step": "7"},
         {"step": -1},
         {"step": True},
+        {"tokenizer": 5},
         {"files": []},
         {"files": {WEIGHTS_FILE: {"bytes": 1, "sha256": ""}}},
         {"files": {WEIGHTS_FILE: 5, TRAINER_FILE: 5}},

@@ -127,7 +127,14 @@ def test_gradient_of_the_loss_against_differences() -> None:
 
 
 @pytest.mark.parametrize(
-    "nano", [{}, {"tokens": "hard"}, {"gradient": "logit", "entropy": 0.0}, {"random_steps": True}]
+    "nano",
+    [
+        {},
+        {"tokens": "hard"},
+        {"gradient": "logit", "entropy": 0.0},
+        {"random_steps": True},
+        {"step_rule": "spectral", "step_size": 3.0},
+    ],
 )
 def test_it_learns_a_short_text_by_heart(nano: dict[str, Any]) -> None:
     model = small(**nano)

@@ -1,4 +1,7 @@
+import contextlib
+import shutil
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numba
@@ -13,20 +16,30 @@ from ebm_wgpu.config import (
     SamplerConfig,
     TrainConfig,
 )
+from ebm_wgpu.training.callbacks import TrainerCallback, TrainResult
+from ebm_wgpu.training.run_folder import RunFolder
+from ebm_wgpu.training.trainer import Trainer
 
 TEXT = "the cat sat on a mat while the dog ran to the hill and the sun set over the sea"
 WORDS = tuple(TEXT.split())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small gain nothing from a second thread, and lose much on a busy machine."""
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for torch and Numba."""
     threads = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(1)
     numba.set_num_threads(1)
     yield
     torch.set_num_threads(threads[0])
     numba.set_num_threads(threads[1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small gain nothing from a second thread, and lose much on a busy machine."""
+    with single_thread():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +96,62 @@ def tiny(corpus) -> Config:
             log_every=3,
         ),
     ).validate()
+
+
+class Recorder(TrainerCallback):
+    """Keeps what a trainer tells."""
+
+    def __init__(self):
+        self.events, self.losses, self.start, self.result = [], [], None, None
+
+    def on_start(self, event):
+        self.events.append(("start", event.step))
+        self.start = event
+
+    def on_step(self, event):
+        self.events.append(("step", event.step))
+        self.losses.append(event.loss)
+
+    def on_eval(self, step, report):
+        self.events.append(("eval", step))
+
+    def on_checkpoint(self, step, path, best):
+        self.events.append(("best" if best else "checkpoint", step))
+
+    def on_end(self, result):
+        self.events.append(("end", result.step))
+        self.result = result
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """A callback that keeps what a trainer tells."""
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, tmp_path_factory, numba_device) -> tuple[RunFolder, Recorder, TrainResult]:
+    """A finished run of `tiny`, what was told of it, and its result; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    recorder = Recorder()
+    # Set up before `one_thread`, and compared to the bit with runs that are not.
+    with single_thread():
+        result = Trainer(tiny, folder, numba_device, [recorder]).train()
+    return RunFolder(folder), recorder, result
+
+
+@pytest.fixture
+def copied(trained, tmp_path) -> RunFolder:
+    """A copy of that run."""
+    return RunFolder(shutil.copytree(trained[0].path, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def model_files() -> Callable[..., list[bytes]]:
+    """Reads the files of a run's checkpoint that hold its model."""
+
+    def read(run: RunFolder, which: str = "last") -> list[bytes]:
+        path = run.checkpoint_path(which)
+        return [(path / name).read_bytes() for name in ("splats.h5", "weights.safetensors")]
+
+    return read
