@@ -9,14 +9,13 @@ coverage and entropy shape a batch, not the density of a token: where they fade,
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from _common import Claim, parse_arguments, print_table, write_result
+from language_model import train
 
 from ebm_wgpu.config import EnergyConfig
 from ebm_wgpu.errors import ConfigError
@@ -69,10 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(arguments.run or Path(folder) / "run")
         if not arguments.run:
-            command = [str(Path(sys.executable).with_name("ebm")), "train", "--config",
-                       arguments.preset, "--dataset", "wikitext-2", "--run", str(run), "--device",
-                       arguments.device, f"train.max_minutes={arguments.minutes}"]  # fmt: skip
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            train(run, arguments)
         points = clean_points(run, device, arguments.points)
     weights = {"geometry": "lambda_geom", "composition": "lambda_comp", "entropy": "lambda_entropy"}
     ablations: dict[str, tuple[str, ...]] = {

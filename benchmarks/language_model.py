@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from _common import Claim, parse_arguments, print_table, write_result
 
@@ -19,16 +20,21 @@ def ebm(*arguments: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def train(run: Path, arguments: Any) -> None:
+    """Train --preset on WikiText-2 for --minutes on --device."""
+    ebm(
+        "train", "--config", arguments.preset, "--dataset", "wikitext-2", "--run", run,
+        "--device", arguments.device, f"train.max_minutes={arguments.minutes}",
+    )  # fmt: skip
+
+
 def main() -> None:
     arguments = parse_arguments(
         "language_model", __doc__, preset="nano", minutes=3.0, device="numba"
     )
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        ebm(
-            "train", "--config", arguments.preset, "--dataset", "wikitext-2", "--run", run,
-            "--device", arguments.device, f"train.max_minutes={arguments.minutes}",
-        )  # fmt: skip
+        train(run, arguments)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         scored = json.loads(
             ebm("evaluate", "--checkpoint", run, "--device", arguments.device, "--json")

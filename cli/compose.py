@@ -9,11 +9,11 @@ import click
 
 from . import _embedding, _options, _splat_files
 
-_METHODS = ("tangent", "geodesic")
+_METHODS = ("tangent", "geodesic", "learned")
 
 
 @click.command("compose")
-@click.argument("a")
+@click.argument("a", required=False)
 @click.argument("b", required=False)
 @_embedding.checkpoint
 @click.option(
@@ -21,8 +21,30 @@ _METHODS = ("tangent", "geodesic")
     type=click.Choice(_METHODS),
     default="tangent",
     show_default=True,
-    help="tangent: sum in the tangent space at the base point; geodesic: a point between the two.",
+    help="tangent: sum in the tangent space at the base point; geodesic: a point between the two; "
+    "learned: by the net that --fit trained.",
 )
+@click.option(
+    "--fit",
+    is_flag=True,
+    help="Learn composition from phrases of the run's own text (or of --corpus), judge it on "
+    "phrases held out, and keep it in the run folder for --method learned.",
+)
+@click.option(
+    "--phrases",
+    type=click.IntRange(min=2),
+    default=4000,
+    show_default=True,
+    help="With --fit: most frequent phrases to use.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=600,
+    show_default=True,
+    help="With --fit: steps of training.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="With --fit: its seed.")
 @click.option(
     "--share",
     type=click.FloatRange(0, 1),
@@ -55,10 +77,14 @@ _METHODS = ("tangent", "geodesic")
 @_options.device
 @_options.as_json
 def command(
-    a: str,
+    a: str | None,
     b: str | None,
     checkpoint: Path | None,
     method: str,
+    fit: bool,
+    phrases: int,
+    steps: int,
+    seed: int,
     share: float,
     negate: tuple[str, ...],
     base: str | None,
@@ -72,8 +98,12 @@ def command(
 ) -> None:
     """Compose the latents of the texts A and B, and say what the result is near to.
 
-    Without B, A is negated: ebm compose "the war" --negate a.
+    Without B, A is negated: ebm compose "the war" --negate a. Learned composition is fitted once
+    for a checkpoint: ebm compose --fit, then ebm compose "the war" "the river" --method learned.
     """
+    if fit:
+        _fit((a, b), checkpoint, corpus, phrases, steps, seed, device, as_json)
+        return
     import json
 
     import numpy as np
@@ -83,7 +113,7 @@ def command(
     from ebm_wgpu.errors import ConfigError
     from ebm_wgpu.sphere import dist
 
-    if b is None and negate != ("a",):
+    if a is None or (b is None and negate != ("a",)):
         raise ConfigError("give two texts to compose, or one with --negate a")
     if output is not None:
         _splat_files.check_output(output, force)
@@ -96,10 +126,20 @@ def command(
         name: composition.negate(x, middle) if name in negate else np.asarray(x, np.float64)
         for name, x in points.items()
     }
-    result = parts["a"]
+    result, net = parts["a"], None
     if b is not None:
-        result = composition.compose(parts["a"], parts["b"], middle, method=method, share=share)
-    energy = Energy.from_config(embedder.model.to_store(), opened, run.config.energy)
+        if method == "learned":
+            from ebm_wgpu.training.composition_fitting import stored_composition
+
+            net = stored_composition(run)
+        by = method if net is None else net.composer()
+        result = composition.compose(parts["a"], parts["b"], middle, method=by, share=share)
+    terms = embedder.model.energy_terms
+    energy = Energy.from_config(
+        embedder.model.to_store(),
+        opened,
+        run.config.energy if terms is None else terms.configuration(),
+    )
     angles = {name: np.degrees(dist(result, x / np.linalg.norm(x))) for name, x in points.items()}
     record: dict[str, Any] = {
         **texts,
@@ -115,6 +155,8 @@ def command(
         "nearest_tokens": _embedding.near_tokens(embedder, result, limit),
         "direction": result.tolist(),
     }
+    if net is not None:
+        record["learned"] = net.record
     if corpus is not None:
         near = _embedding.near_texts(embedder, corpus, result, limit, max_texts)
         record["nearest_texts"] = near
@@ -136,7 +178,74 @@ def _print(record: dict[str, Any], corpus: Path | None) -> None:
         f"{angle:.1f} degrees from {name}" for name, angle in record["degrees_to"].items()
     )
     click.echo(f"{' and '.join(parts)} by {record['method']}: {degrees}")
+    if "learned" in record:
+        phrase = record["learned"]["phrase"]
+        found = phrase["scores"]["learned"]["reciprocal_rank"]
+        click.echo(
+            f"learned from {record['learned']['learned_from']:,} phrases: names a phrase held out "
+            f"by its parts with reciprocal rank {found:.3f}, chance {phrase['chance']:.3f}"
+        )
     click.echo(f"energy without context {record['energy']:.2f} nats")
     _embedding.print_near("nearest tokens", record["nearest_tokens"], "token")
     if corpus is not None:
         _embedding.print_near(f"nearest lines of {corpus}", record["nearest_texts"], "text")
+
+
+def _fit(
+    texts: tuple[str | None, str | None],
+    checkpoint: Path | None,
+    corpus: Path | None,
+    phrases: int,
+    steps: int,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train the composition net of a run, keep it, and print how well it does."""
+    import json
+
+    from ebm_wgpu.errors import ConfigError
+    from ebm_wgpu.text.corpora import load_corpus
+    from ebm_wgpu.training.composition_fitting import fit_composition, store_composition
+
+    if texts != (None, None):
+        raise ConfigError("--fit takes no texts to compose: compose them with --method learned")
+    run, opened = _embedding.load(checkpoint, device)
+    embedder, data = _embedding.embedder_of(run, opened), run.config.data
+    if corpus is None:
+        name, text = data.dataset, load_corpus(data.dataset, "train", data.data_dir)
+    else:
+        name, text = str(corpus), load_corpus(corpus)
+    with _splat_files.progress(None, "learning from phrases") as advance:
+        fit = fit_composition(
+            embedder, text, phrases=phrases, steps=steps, seed=seed, on_texts=advance
+        )
+    path = store_composition(run, fit, name)
+    record = {"run": str(run.run.path), "file": str(path), **fit.net.record}
+    if as_json:
+        click.echo(json.dumps(record, indent=1))
+        return
+    click.echo(
+        f"{run.run.path}, step {run.step:,}: learned from {fit.learned_from:,} phrases of {name}, "
+        f"{fit.held_out:,} others held out with all phrases of their first words"
+    )
+    for line in _score_lines(record):
+        click.echo(line)
+    click.echo(f"written: {path}")
+
+
+def _score_lines(record: dict[str, Any]) -> list[str]:
+    """The table of held-out retrieval, with what blind guessing scores."""
+    from ._tables import aligned
+
+    rows = []
+    for task, question in (("phrase", "phrase of its parts"), ("part", "part left of a phrase")):
+        found = record[task]
+        n = found["candidates"]
+        for name, score in found["scores"].items():
+            figures = (score["reciprocal_rank"], score["top_1"], score["top_10"])
+            rows.append([question, name, *(f"{figure:.3f}" for figure in figures), f"{n:,}"])
+        chance = (found["chance"], 1 / n, min(10 / n, 1))
+        rows.append([question, "chance", *(f"{figure:.3f}" for figure in chance), f"{n:,}"])
+    head = ["held out", "named by", "reciprocal rank", "top 1", "top 10", "of candidates"]
+    return aligned(head, rows)

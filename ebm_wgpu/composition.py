@@ -2,7 +2,8 @@
 
 Seen from a base point m (the middle of what a model knows), a point x is the tangent log_m(x).
 Composition is a map of two such tangents to a third, and what it gives is walked back to the
-sphere. `COMPOSERS` holds the maps by name; one that is learned takes its place beside them.
+sphere. `COMPOSERS` holds the maps by name; one that is learned
+(`ebm_wgpu.models.composition.CompositionNet.composer`) is given in place of a name.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def compose(
     b: ArrayLike,
     base: ArrayLike,
     *,
-    method: str = "tangent",
+    method: str | Composer = "tangent",
     share: float = 0.5,
 ) -> FloatArray:
     """The composition of two points of the sphere, a unit vector (..., d) float64.
@@ -52,20 +53,21 @@ def compose(
     Args:
         a, b: (..., d) of any length but zero.
         base: (..., d) the base point.
-        method: a key of `COMPOSERS`.
+        method: a key of `COMPOSERS`, or a map of its own.
         share: how much of b, from 0 to 1.
 
     Raises:
         ConfigError: an unknown method, a share out of range, or points opposite to each other (to
             the base, for "tangent"), between which no direction leads.
     """
-    if method not in COMPOSERS:
+    composer = COMPOSERS.get(method) if isinstance(method, str) else method
+    if composer is None:
         raise ConfigError(f"unknown composition {method!r}: use one of {', '.join(COMPOSERS)}")
     if not 0 <= share <= 1:
         raise ConfigError(f"share {share:g} of the second text: use 0 to 1")
     one, other, middle = (projx(np.asarray(point, np.float64)) for point in (a, b, base))
     # Walking a geodesic leaves the sphere by rounding only.
-    return np.asarray(projx(COMPOSERS[method](middle, one, other, share)))
+    return np.asarray(projx(composer(middle, one, other, share)))
 
 
 def negate(x: ArrayLike, base: ArrayLike) -> FloatArray:

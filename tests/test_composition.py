@@ -71,3 +71,18 @@ def test_bad_requests_are_refused():
         compose(a, b, base, share=2)
     with pytest.raises(ConfigError, match="antipodal"):
         compose(a, -a, base, method="geodesic")
+
+
+def test_a_map_of_its_own_is_given_unit_points_and_its_result_is_scaled():
+    base, a, b = points(2, 16)
+    seen = []
+
+    def longer(m, x, y, share):
+        seen.append((m, x, y, share))
+        return 3 * (x + y)
+
+    found = compose(2 * a, 5 * b, 7 * base, method=longer, share=0.25)
+    assert np.allclose(found, (a + b) / np.linalg.norm(a + b), atol=1e-12)
+    m, x, y, share = seen[0]
+    assert share == 0.25
+    assert np.allclose([m, x, y], [base, a, b], atol=1e-12)

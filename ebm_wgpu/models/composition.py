@@ -12,11 +12,13 @@ compose(phrase, not b) is to give a back. Both are judged by retrieval among phr
 from __future__ import annotations
 
 import collections
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,10 +29,14 @@ from torch import Tensor, nn
 
 from ebm_wgpu.composition import Composer
 from ebm_wgpu.errors import ConfigError, DataError
-from ebm_wgpu.files import write_atomically
+from ebm_wgpu.files import json_digest, parse_json, write_atomically, writing
 from ebm_wgpu.sphere import FloatArray
 
 Float32Array = NDArray[np.float32]
+
+_FORMAT = "ebm-wgpu-composition"
+_VERSION = 1
+_CONTENT = "content"
 
 
 class Phrase(NamedTuple):
@@ -75,11 +81,22 @@ class Retrieval:
     cosine: float
     candidates: int
 
+    @property
+    def chance(self) -> float:
+        """(1 + 1/2 + ... + 1/n) / n, the mean reciprocal rank of blind guessing."""
+        return sum(1 / rank for rank in range(1, self.candidates + 1)) / self.candidates
+
 
 class CompositionNet(nn.Module):
-    """The net; see the module."""
+    """The net; see the module.
+
+    Attributes:
+        base: (d,) m, unit.
+        record: what its file tells of it besides, as types JSON holds.
+    """
 
     base: Tensor
+    record: dict[str, Any]
 
     def __init__(self, base: ArrayLike, hidden: int = 256) -> None:
         """Start as the tangent sum.
@@ -97,6 +114,7 @@ class CompositionNet(nn.Module):
             raise ConfigError(f"base point of shape {tuple(point.shape)}: give (d,), not zero")
         if hidden < 1:
             raise ConfigError(f"hidden = {hidden} of the composition net: use at least 1")
+        self.record = {}
         self.register_buffer("base", point / point.norm())
         self.scale = nn.Parameter(torch.ones(2))
         self.inner = nn.Linear(2 * len(point), hidden)
@@ -138,26 +156,47 @@ class CompositionNet(nn.Module):
         return composed
 
     def save(self, path: str | Path) -> None:
-        """Write the net as safetensors, atomically."""
-        write_atomically(
-            Path(path), save({k: v.contiguous() for k, v in self.state_dict().items()})
-        )
+        """Write net and record as safetensors with a SHA-256 of both, atomically.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        content = {"format": _FORMAT, "version": _VERSION, "record": self.record}
+        metadata = {_CONTENT: json.dumps(content), "sha256": _digest(content, tensors)}
+        with writing(Path(path)):
+            write_atomically(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The net that `save` wrote.
 
         Raises:
-            DataError: a file that is missing or no such net.
+            DataError: a file that is missing, altered by as much as a bit, or no such net.
         """
         try:
-            tensors = load(Path(path).read_bytes())
+            whole = Path(path).read_bytes()
+            header = parse_json(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+            content = parse_json(header["__metadata__"][_CONTENT])
+            if (content["format"], content["version"]) != (_FORMAT, _VERSION):
+                raise ValueError(f"it is {content['format']} of version {content['version']}")
+            tensors = load(whole)
+            if header["__metadata__"]["sha256"] != _digest(content, tensors):
+                raise ValueError("it differs from its SHA-256: it was altered")
             net = cls(tensors["base"].numpy(), len(tensors["inner.bias"]))
             net.load_state_dict(tensors)
+            net.record = content["record"]
+        # A damaged file fails in many ways, those of safetensors among them; all mean the same.
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{path} is no composition net: {reason}; train one again") from error
         return net
+
+
+def _digest(content: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of what is told of a net and of all its numbers."""
+    parts = {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in tensors.items()}
+    return json_digest({"content": content, "tensors": parts})
 
 
 def log_map(base: Tensor, x: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ twice, by the splats' own token ids and by a decoder of [x; c], mixed by a gate:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from ebm_wgpu.models import ops
 from ebm_wgpu.models.base import SplatModel
 from ebm_wgpu.models.context import Context, HierarchicalContext
 from ebm_wgpu.models.decoder import ExpertDecoder
+from ebm_wgpu.models.energy_ops import EnergyTerms, latent_loss_weights, latent_losses
 from ebm_wgpu.models.mixture_ops import (
     Readout,
     mixture_energy,
@@ -41,7 +42,8 @@ from ebm_wgpu.splats import initialization
 USAGE_RATE = 0.05
 _FIRST_GATE = -2.0
 _DEFAULT_SAMPLER = SamplerConfig()
-_WEIGHTS: Mapping[str, float] = MappingProxyType({"token": 1.0})
+_TERM_ROWS = 256
+"""Positions of a batch whose latents `latent_losses` looks at: it compares all pairs of them."""
 
 
 class _Scored(NamedTuple):
@@ -63,6 +65,7 @@ class SplatLM(SplatMixture, SplatModel):
         context: from token directions to (c, h).
         decoder: from [x; c] to logits.
         gate: (d + 1,) weights of the gate over c, the last one constant.
+        terms: of the energy beside the mixture, those that the configuration has weights for.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class SplatLM(SplatMixture, SplatModel):
         self.context = HierarchicalContext(model_config, device)
         self.decoder = ExpertDecoder(model_config, device)
         self.gate = nn.Parameter(torch.empty(model_config.dim + 1))
+        self.terms = EnergyTerms(energy_config)
         directions = initialization.uniform_directions(vocab_size, model_config.dim)
         self._start(directions, np.ones(vocab_size, np.int64), 0)
 
@@ -172,8 +176,18 @@ class SplatLM(SplatMixture, SplatModel):
 
     @property
     def loss_weights(self) -> Mapping[str, float]:
-        """The cross-entropy; how much "latent" and "balance" weigh is up to the training."""
-        return _WEIGHTS
+        """The cross-entropy, and `latent_losses`; the rest of the weights is up to the training."""
+        return {"token": 1.0, **latent_loss_weights(self._energy_config)}
+
+    @property
+    def energy_terms(self) -> EnergyTerms | None:
+        """The terms beside the mixture, if there are any."""
+        return self.terms if self.terms.active else None
+
+    @property
+    def energy_config(self) -> EnergyConfig:
+        """The energy as it is now: the configuration, with what the terms have learned."""
+        return dataclasses.replace(self._energy_config, **self.terms.learned())
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """a b on the device, differentiable."""
@@ -200,7 +214,8 @@ class SplatLM(SplatMixture, SplatModel):
 
         token: -log p(w|c), nats. latent: -log p(e_w|c)/(d-1), nats a degree of freedom, with e_w
         held fixed. balance: of the experts, 1 where even. gate: mean of g. energy: mean of
-        E(e_w|c), nats.
+        E(e_w|c), nats. With weights for them, `latent_losses` of the directions of E[x|c] at
+        positions spread over the batch; and the learned values of the energy's further terms.
 
         Args:
             tokens: (B, T+1) int64; inputs [:, :-1], targets [:, 1:].
@@ -218,7 +233,17 @@ class SplatLM(SplatMixture, SplatModel):
             "balance": scored.balance,
             "gate": scored.gate.mean(),
             "energy": energy.mean(),
+            **self._latent_losses(scored.readout.mean),
+            **{name: log.detach().exp() for name, log in self.terms.logs.items()},
         }
+
+    def _latent_losses(self, means: Tensor) -> dict[str, Tensor]:
+        """`latent_losses` of the directions of mean latents (P, d), those with a weight."""
+        if not latent_loss_weights(self._energy_config):
+            return {}
+        rows = means[:: -(-len(means) // _TERM_ROWS)]
+        x = ops.normalize(self.device, rows.contiguous())
+        return latent_losses(x, self.splats(), self._energy_config)
 
     @torch.no_grad()
     def token_log_probs(
@@ -307,45 +332,33 @@ class SplatLM(SplatMixture, SplatModel):
         if latent == "mean":
             return mean
         from ebm_wgpu import sampling
+        from ebm_wgpu.sampling.langevin import langevin_options
 
         energy, sampler = self._sampler(), self._sampler_config
         # The energy divides tilts by its temperature; these are divided already.
         tilt = (h.detach() * self._energy_config.temperature).cpu().numpy()
         if latent == "exact":
             x = sampling.sample_exact(energy, len(h), tilt, seed=seed).x
-        elif sampler.integrator == "published":
-            x = sampling.sample_langevin(
-                energy,
-                len(h),
-                tilt,
-                integrator="published",
-                n_steps=sampler.published_steps,
-                dt=sampler.published_dt,
-                gamma=sampler.published_gamma,
-                temperature=sampler.published_temperature,
-                seed=seed,
-            ).x
         else:
             x = sampling.sample_langevin(
                 energy,
                 len(h),
                 tilt,
-                n_steps=sampler.n_steps,
-                dt_omega=sampler.dt_omega,
-                gamma_omega=sampler.gamma_omega,
                 list_size=sampler.list_size,
                 list_eps=sampler.list_eps,
                 seed=seed,
+                **langevin_options(sampler),
             ).x
         return torch.from_numpy(x).to(h.device)
 
     def _sampler(self) -> Any:
         """The energy of the splats as they are, made anew when they have changed."""
-        state = (self.mu._version, self.log_alpha._version, self.kappa_logit._version, len(self.mu))
+        learned = (self.mu, self.log_alpha, self.kappa_logit, *self.terms.parameters())
+        state = (len(self.mu), *(parameter._version for parameter in learned))
         if self._sampling is None or self._sampling[0] != state:
             from ebm_wgpu.energy import Energy
 
-            energy = Energy.from_config(self.to_store(), self.device, self._energy_config)
+            energy = Energy.from_config(self.to_store(), self.device, self.energy_config)
             self._sampling = (state, energy)
         return self._sampling[1]
 

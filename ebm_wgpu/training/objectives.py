@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ebm_wgpu.config import Config, TrainConfig
 from ebm_wgpu.models.base import LanguageModel, SplatModel
+from ebm_wgpu.models.mixture_ops import Splats
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.training.placement import place_of
 from ebm_wgpu.training.score_matching import (
@@ -20,6 +21,7 @@ from ebm_wgpu.training.score_matching import (
     denoising_loss,
     noise_levels,
 )
+from ebm_wgpu.training.term_fitting import combined_score
 
 TRAIN_ROWS = 64
 """Positions of a batch that score matching looks at; its cost is rows x splats x d, and more."""
@@ -34,8 +36,10 @@ class Objective:
 
     A family brings weights of its own (`LanguageModel.loss_weights`), 1 for the cross-entropy
     "token". The configuration weighs "latent", the exact -log p(e_w|c)/(d-1), "balance", the load
-    balancing of experts, and "score_matching", which is computed only where its weight is not 0.
-    Terms without a weight are watched only.
+    balancing of experts, "score_matching" of the mixture, and "term_matching", that of the mixture
+    as it is and of the energy's further terms, which it teaches. The last two are computed only
+    where their weight is not 0, with the same noise: what the second is below the first is what the
+    terms know. Terms without a weight are watched only.
 
     Attributes:
         train: gives the weights, the latent and the noise levels.
@@ -64,11 +68,16 @@ class Objective:
             measured["score_matching"] = score_matching_loss(
                 splats, tokens, train.dsm_levels, np.random.default_rng([_STREAM, seed])
             )
+        if train.terms_weight and splats is not None and splats.energy_terms is not None:
+            measured["term_matching"] = term_matching_loss(
+                splats, tokens, train.dsm_levels, np.random.default_rng([_STREAM, seed])
+            )
         weights = {
             **model.loss_weights,
             "latent": train.latent_weight,
             "balance": train.balance_weight,
             "score_matching": train.dsm_weight,
+            "term_matching": train.terms_weight,
         }
         weighted = [weights[name] * measured[name] for name in weights if name in measured]
         total = reduce(torch.add, weighted)
@@ -84,10 +93,23 @@ def score_matching_loss(
     tokens: (B, T+1); kappas: noise concentrations per degree of freedom.
     """
     mixture, x = _rows(model, tokens, TRAIN_ROWS, rng)
-    d = x.shape[1]
-    levels = (d - 1) * np.asarray(kappas, np.float32)[rng.integers(len(kappas), size=(len(x), 1))]
-    noise = torch.from_numpy(levels).to(x.device)
-    return denoising_loss(x, noise, mixture.score, rng).mean()
+    return denoising_loss(x, _random_levels(x, kappas, rng), mixture.score, rng).mean()
+
+
+def term_matching_loss(
+    model: SplatModel, tokens: Tensor, kappas: tuple[float, ...], rng: np.random.Generator
+) -> Tensor:
+    """`score_matching_loss` of mixture and further terms; only the terms get a gradient."""
+    with torch.no_grad():
+        mixture, x = _rows(model, tokens, TRAIN_ROWS, rng)
+    score = combined_score(mixture, model.energy_terms)
+    return denoising_loss(x, _random_levels(x, kappas, rng), score, rng).mean()
+
+
+def _random_levels(x: Tensor, kappas: tuple[float, ...], rng: np.random.Generator) -> Tensor:
+    """A noise level at random for each row of x (B, d), (B, 1) natural units."""
+    chosen = np.asarray(kappas, np.float32)[rng.integers(len(kappas), size=(len(x), 1))]
+    return torch.from_numpy((x.shape[1] - 1) * chosen).to(x.device)
 
 
 @torch.no_grad()
@@ -110,7 +132,8 @@ def evaluate_score_matching(
     tokens = torch.from_numpy(stream.windows(starts, block + 1)).long().to(place_of(model))
     rng = np.random.default_rng([_STREAM, seed])
     mixture, x = _rows(splats, tokens, REPORT_ROWS, rng)
-    return noise_levels(mixture, x, config.train.dsm_levels, rng)
+    score = combined_score(mixture, splats.energy_terms)
+    return noise_levels(mixture, x, config.train.dsm_levels, rng, score)
 
 
 def _rows(
@@ -124,5 +147,8 @@ def _rows(
         chosen = torch.from_numpy(np.sort(rng.choice(len(h), limit, replace=False)))
         chosen = chosen.to(h.device)
         h, targets = h[chosen], targets[chosen]
-    mixture = TiltedMixture(Mixture(*model.splats(), h), model.product)
+    splats = model.splats()
+    if not torch.is_grad_enabled():
+        splats = Splats(*(values.detach() for values in splats))
+    mixture = TiltedMixture(Mixture(*splats, h), model.product)
     return mixture, model.token_latents(targets).detach()

@@ -178,9 +178,16 @@ class TiltedMixture:
 
 
 def noise_levels(
-    mixture: TiltedMixture, x: Tensor, kappas: Sequence[float], rng: np.random.Generator
+    mixture: TiltedMixture,
+    x: Tensor,
+    kappas: Sequence[float],
+    rng: np.random.Generator,
+    score: Score | None = None,
 ) -> tuple[NoiseLevel, ...]:
-    """Score matching of `mixture` with clean data x (B, d), at each noise of `kappas`."""
+    """Score matching with clean data x (B, d), at each noise of `kappas`.
+
+    score: of an energy with more terms than `mixture`, whose score counts unless given.
+    """
     d = x.shape[1]
     # A mean cosine that rounds to 1 or below 0 has no concentration.
     cosine = min(max(mixture.attraction_cosine(x), 0.0), 1 - 1e-7)
@@ -188,7 +195,7 @@ def noise_levels(
     for kappa in kappas:
         noise = kappa * (d - 1)
         rows = x.new_full((len(x), 1), noise)
-        loss = float(denoising_loss(x, rows, mixture.score, rng).mean())
+        loss = float(denoising_loss(x, rows, score or mixture.score, rng).mean())
         floor = denoising_floor(cosine, noise, d)
         levels.append(NoiseLevel(kappa, loss, floor, explained_share(loss, floor)))
     return tuple(levels)

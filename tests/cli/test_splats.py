@@ -260,4 +260,4 @@ def test_choices_are_those_of_the_library() -> None:
     assert choices(_splats_inspect.list_splats, "sort") == set(SORTS)
     assert choices(_splats_plot.plot, "color") == set(COLOURS)
     assert choices(_splats_plot.plot, "projection") == set(METHODS)
-    assert choices(compose.command, "method") == set(COMPOSERS)
+    assert choices(compose.command, "method") == {*COMPOSERS, "learned"}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from ebm_wgpu.composition import compose, negate
 from ebm_wgpu.errors import ConfigError, DataError
@@ -135,8 +136,10 @@ def test_phrases_are_the_frequent_pairs_that_mean_something() -> None:
 def test_files_bring_the_net_back(tmp_path: Path) -> None:
     learn, base = planted(60, 4)
     net = train_composition(learn, base, hidden=8, steps=3)
+    net.record = {"step": 7, "scores": {"learned": 0.25}}
     net.save(tmp_path / "net.safetensors")
     again = CompositionNet.load(tmp_path / "net.safetensors")
+    assert again.record == net.record
     assert np.array_equal(
         net.compose(learn.first, learn.second), again.compose(learn.first, learn.second)
     )
@@ -159,3 +162,33 @@ def test_what_makes_no_sense_is_refused() -> None:
         composer(np.eye(8)[0], x, x, 0.3)
     with pytest.raises(ConfigError, match="base point it was trained with"):
         composer(np.eye(8)[1], x, x, 0.5)
+
+
+def test_altered_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    net = CompositionNet(np.eye(8)[0], hidden=4)
+    net.record = {"step": 7}
+    net.save(path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for place in (0, 9, whole.index(b"step"), header, header + 90, len(whole) - 1):
+        altered = bytearray(whole)
+        altered[place] ^= 1
+        path.write_bytes(altered)
+        with pytest.raises(DataError, match="is no composition net"):
+            CompositionNet.load(path)
+    path.write_bytes(save({"base": torch.eye(8)[0]}))
+    with pytest.raises(DataError, match="is no composition net"):
+        CompositionNet.load(path)
+
+
+def test_blind_guessing_scores_the_chance() -> None:
+    rng = np.random.default_rng(0)
+    own = random_uniform(rng, 50, D)
+    blind = np.mean([
+        retrieval(random_uniform(rng, 50, D), own).reciprocal_rank for _ in range(200)
+    ])  # fmt: skip
+    chance = retrieval(own, own).chance
+    assert chance == pytest.approx(sum(1 / np.arange(1, 51)) / 50)
+    # 10,000 guesses, whose reciprocal ranks deviate by .16.
+    assert blind == pytest.approx(chance, abs=0.006)

@@ -11,7 +11,7 @@ import torch
 from ebm_wgpu.config import EnergyConfig
 from ebm_wgpu.energy import terms_of
 from ebm_wgpu.energy_terms import CompositionTerm, EntropyTerm, GeometryTerm
-from ebm_wgpu.models.energy_ops import EnergyTerms
+from ebm_wgpu.models.energy_ops import EnergyTerms, latent_loss_weights, latent_losses
 from ebm_wgpu.models.mixture_ops import Splats
 from ebm_wgpu.sphere import projx, random_uniform
 from ebm_wgpu.splats import SplatStore
@@ -123,3 +123,70 @@ def test_learned_values_become_a_configuration() -> None:
     learned = terms.configuration()
     assert learned.lambda_comp == pytest.approx(0.25)
     assert learned.pair_coefficients[1] == 9.0
+
+
+LOSSES = {
+    "spread": dataclasses.replace(OFF, spread_loss=0.2),
+    "coverage": dataclasses.replace(OFF, coverage_loss=0.3),
+    "pairs": dataclasses.replace(OFF, pair_loss=0.4),
+    "negative_entropy": dataclasses.replace(OFF, entropy_loss=0.5),
+}
+
+
+def test_losses_of_latents_are_the_terms_at_weight_one(scene) -> None:
+    """Of a batch: the geometric term with one part alone, the others a row; entropy as a whole."""
+    x, store, splats = scene
+    near = np.argsort(-(x @ store.mu.T), axis=1)[:, :6]
+    alone = {
+        "spread": dataclasses.replace(OFF, lambda_geom=1.0, lambda_spread=1.0, lambda_cover=0.0),
+        "coverage": dataclasses.replace(OFF, lambda_geom=1.0, lambda_spread=0.0, lambda_cover=1.0),
+        "pairs": dataclasses.replace(OFF, lambda_comp=1.0),
+        "negative_entropy": dataclasses.replace(OFF, lambda_entropy=1.0),
+    }
+    terms = dict(zip(LOSSES, ("geometry", "geometry", "composition", "entropy"), strict=True))
+    for name, config in LOSSES.items():
+        found = latent_losses(torch.from_numpy(x), splats, config)
+        assert list(found) == [name] == list(latent_loss_weights(config))
+        value, _ = numpy_term(alone[name], terms[name]).value_and_gradient(x, store, near)
+        a_row = name in ("coverage", "pairs")
+        expected = value.mean() if a_row else value.sum()
+        assert float(found[name]) == pytest.approx(float(expected), rel=1e-4), name
+    assert latent_loss_weights(LOSSES["pairs"]) == {"pairs": 0.4}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_of_the_losses_are_their_differences(name: str, scene) -> None:
+    """By latents, directions, concentrations and weights, central differences in float64."""
+    x, _, splats = scene
+    inputs = [value.clone().requires_grad_() for value in (torch.from_numpy(x), *splats)]
+
+    def loss(x: torch.Tensor, mu: torch.Tensor, a: torch.Tensor, pi: torch.Tensor) -> torch.Tensor:
+        return latent_losses(x, Splats(mu, a, pi), LOSSES[name])[name]
+
+    assert torch.autograd.gradcheck(loss, inputs, eps=1e-6, atol=1e-6, rtol=1e-5)
+    loss(*inputs).backward()
+    reached = {
+        "spread": [True, False, False, False],
+        "coverage": [True, True, False, False],
+        "pairs": [True, True, False, True],
+        "negative_entropy": [True, True, True, True],
+    }[name]
+    assert [value.grad is not None and bool(value.grad.any()) for value in inputs] == reached
+
+
+def test_one_latent_has_nothing_to_be_apart_from(scene) -> None:
+    x, _, splats = scene
+    one = torch.from_numpy(x[:1]).requires_grad_()
+    loss = latent_losses(one, splats, LOSSES["spread"])["spread"]
+    loss.backward()
+    assert float(loss.detach()) == 0 and not one.grad.any()
+
+
+def test_evenly_used_splats_have_the_least_negative_entropy() -> None:
+    mu = torch.eye(12, dtype=torch.float64)
+    splats = Splats(mu, torch.full((12,), 200.0).double(), torch.full((12,), -np.log(12)).double())
+    config = LOSSES["negative_entropy"]
+    everywhere = latent_losses(mu, splats, config)["negative_entropy"]
+    assert float(everywhere) == pytest.approx(-np.log(12), abs=1e-6)
+    together = latent_losses(mu[:1].expand(12, -1), splats, config)["negative_entropy"]
+    assert float(together) == pytest.approx(0, abs=1e-6)

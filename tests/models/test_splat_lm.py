@@ -96,10 +96,22 @@ def test_later_tokens_move_no_earlier_probability(any_device: KernelDevice, mixi
 
 def objective(model: SplatLM, tokens: Tensor) -> Tensor:
     losses = model.losses(tokens)
-    return losses["token"] + losses["latent"] + 0.1 * losses["balance"]
+    weighted = [weight * losses[name] for name, weight in model.loss_weights.items()]
+    return sum(weighted, losses["latent"] + 0.1 * losses["balance"])
 
 
-@pytest.mark.parametrize("form", ["normalized", "published"])
+ENERGIES = {
+    "normalized": EnergyConfig(),
+    "published": EnergyConfig(form="published", tau=0.1),
+    # All splats are near: where a choice of them changes, the loss jumps.
+    "terms": EnergyConfig(
+        term_neighbours=N, rho_min=0.6, spread_loss=0.3, coverage_loss=2.0, pair_loss=2.0,
+        entropy_loss=0.5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ENERGIES)
 def test_gradients_of_the_losses_are_their_slopes(numba_device: KernelDevice, form: str) -> None:
     """Central differences along random directions, step 1e-2.
 
@@ -107,8 +119,7 @@ def test_gradients_of_the_losses_are_their_slopes(numba_device: KernelDevice, fo
     rounding errors; a third derivative of order ten adds 2e-4. All experts are active: where a
     choice changes, the loss jumps.
     """
-    energy = EnergyConfig(form=form, tau=0.1)  # type: ignore[arg-type]
-    model, tokens = build(numba_device, energy=energy, n_active=3), batch()
+    model, tokens = build(numba_device, energy=ENERGIES[form], n_active=3), batch()
     objective(model, tokens).backward()
     generator = torch.Generator().manual_seed(7)
     step = 1e-2
@@ -150,7 +161,8 @@ def _free_objective(model: SplatLM, tokens: Tensor, start: Tensor, name: str) ->
         log_z = mixture_readout(model.device, h, model.splats(), *model.groups(wanted)).log_z
         energy = mixture_energy(model.device, e, model.splats()) - (h * e).sum(1)
         latent = (energy + log_z).mean() / (D - 1)
-    return moved["token"] + latent + 0.1 * moved["balance"]
+    weighted = [weight * moved[name] for name, weight in model.loss_weights.items()]
+    return sum(weighted, latent + 0.1 * moved["balance"])
 
 
 def test_latent_loss_is_the_exact_conditional_density(numba_device: KernelDevice) -> None:

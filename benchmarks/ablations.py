@@ -1,0 +1,279 @@
+"""What each part of SplatLM is worth: the same data, the same seconds, one part changed at a time.
+
+Rows train a nano-like model for --seconds each, initialisation included, on a piece of WikiText-2,
+and are scored on the same validation tokens: statically, and online, with the same memory of what
+was read (so that the static column is the ablation "no memory"). "no splats" has a single one,
+which can tell nothing. Rows over a transformer have as many parameters; without splats it is
+CausalTransformer, and "stored splats" consolidates training states within its seconds.
+
+Rows "with ..." switch one energy term on: score matching teaches it while the splats learn, and it
+shapes the latents of training at the weight that `ebm_wgpu.config` suggests. The columns "matching"
+are the held-out score-matching loss of the model with its term, and of the same model without.
+
+The second table scores the first model with mean, exact and Langevin latents, and their error.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from _common import Claim, parse_arguments, print_table, write_result
+from wikitext import CONSOLIDATION_SHARE
+
+from ebm_wgpu.config import Config, EnergyConfig, Latent, apply_overrides
+from ebm_wgpu.evaluation import evaluate_perplexity
+from ebm_wgpu.evaluation_latents import spread_windows
+from ebm_wgpu.evaluation_online import OnlineReport, evaluate_online, fit_online
+from ebm_wgpu.evaluation_readers import reader_of
+from ebm_wgpu.kernels import KernelDevice, open_device
+from ebm_wgpu.models.energy_ops import EnergyTerms
+from ebm_wgpu.models.splat_lm import SplatLM
+from ebm_wgpu.presets import load_config
+from ebm_wgpu.text.corpora import load_corpus
+from ebm_wgpu.text.datasets import TokenStream
+from ebm_wgpu.text.tokenizers import make_tokenizer
+from ebm_wgpu.training.loading import LoadedRun, load_run
+from ebm_wgpu.training.objectives import evaluate_score_matching
+from ebm_wgpu.training.run_consolidation import consolidate_run
+from ebm_wgpu.training.run_data import RunData
+from ebm_wgpu.training.trainer import Trainer
+
+_TRANSFORMER = (
+    "model.dim=128", "transformer.dim=128", "transformer.n_layers=2", "transformer.n_heads=4",
+    "transformer.max_length=256", "transformer.dropout=0.1",
+)  # fmt: skip
+_SPLAT_TRANSFORMER = ("model.context=transformer", *_TRANSFORMER)
+WHOLE, SPLATLESS, MATCHING = "SplatLM", "no splats", "score matching instead of NLL"
+STORED, PAIRS = "transformer context, stored splats", "with pair interaction"
+ABLATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        WHOLE: (),
+        SPLATLESS: (
+            "model.n_splats=1", "energy.n_neighbours=1", "sampler.list_size=1",
+            "train.latent_weight=0",
+        ),
+        "no mixture of experts": ("model.n_experts=1", "model.n_active=1"),
+        "no latent loss": ("train.latent_weight=0",),
+        MATCHING: ("train.latent_weight=0", "train.dsm_weight=1"),
+        "trained on exact draws": ("train.token_latent=exact",),
+        "trained on Langevin states": ("train.token_latent=langevin",),
+        "with spread": (
+            "energy.lambda_geom=0.1", "energy.lambda_cover=0", "energy.spread_loss=0.01",
+        ),
+        "with coverage": (
+            "energy.lambda_geom=0.1", "energy.lambda_spread=0", "energy.coverage_loss=0.1",
+        ),
+        PAIRS: ("energy.lambda_comp=0.1", "energy.pair_loss=0.1"),
+        "with batch entropy": ("energy.lambda_entropy=0.1", "energy.entropy_loss=0.01"),
+        "transformer context": _SPLAT_TRANSFORMER,
+        STORED: _SPLAT_TRANSFORMER,
+        "transformer context, no splats": ("model.family=transformer", *_TRANSFORMER),
+    }
+)  # fmt: skip
+"""Overrides by row."""
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What all rows are scored on.
+
+    Attributes:
+        data: of the first row; all have the same.
+        valid: first tokens of the validation text.
+        n_bytes: bytes of these.
+    """
+
+    data: RunData
+    valid: TokenStream
+    n_bytes: int
+
+
+def base_config(folder: Path, arguments: Any) -> Config:
+    """The configuration that rows differ from; writes the texts and their tokenizer."""
+    for split in ("train", "valid"):
+        text = load_corpus("wikitext-2", split)[: arguments.characters]
+        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
+        if split == "train":
+            make_tokenizer("bpe", text, 4096).save(folder / "tokenizer.json")
+    return load_config(
+        "nano",
+        [
+            f"data.dataset={folder / 'train.txt'}", f"data.valid_path={folder / 'valid.txt'}",
+            f"data.tokenizer_path={folder / 'tokenizer.json'}",
+            f"data.heldout_tokens={arguments.heldout}", f"train.seed={arguments.seed}",
+            f"train.max_minutes={arguments.seconds / 60}", "train.steps=1000000",
+            "train.batch_size=8", "train.warmup_steps=20", "train.eval_every=1000000",
+            "train.eval_tokens=256", "train.checkpoint_every=1000000",
+        ],
+    )  # fmt: skip
+
+
+def train(name: str, config: Config, run: Path, device: KernelDevice) -> tuple[LoadedRun, float]:
+    """Train a row; the run, and the seconds that initialisation, steps and consolidation took."""
+    if name != STORED:
+        taken = Trainer(config, run, device).train().elapsed
+        return load_run(run, device, "last"), taken
+    assert config.train.max_minutes is not None
+    minutes = (1 - CONSOLIDATION_SHARE) * config.train.max_minutes
+    config = apply_overrides(config, [f"train.max_minutes={minutes}"])
+    taken = Trainer(config, run, device).train().elapsed
+    left = minutes * 60 * CONSOLIDATION_SHARE / (1 - CONSOLIDATION_SHARE)
+    report = consolidate_run(run, device, seconds=left)
+    return load_run(run, device, "last"), taken + report.seconds
+
+
+def online(run: LoadedRun, texts: Texts, capacity: int) -> OnlineReport:
+    """Static and online figures, the memory fitted on held-out training text."""
+    reader, start_id = reader_of(run.model), run.tokenizer.start_id
+    assert reader is not None
+    settings = fit_online(
+        reader, texts.data.heldout, run.config, start_id=start_id, capacity=capacity
+    )
+    return evaluate_online(
+        reader, texts.valid, run.config, settings, start_id=start_id, n_bytes=texts.n_bytes
+    )
+
+
+@torch.no_grad()
+def latent_nats(run: LoadedRun, valid: TokenStream) -> float | str:
+    """-log p(e_w|c)/(d-1) on validation text, nats a degree of freedom."""
+    if not isinstance(run.model, SplatLM):
+        return _NONE
+    windows = spread_windows(valid, run.config.data.block_size + 1, 16)
+    return float(run.model.losses(windows)["latent"])
+
+
+def matching_losses(run: LoadedRun, valid: TokenStream) -> tuple[float | str, float | str]:
+    """Mean score-matching loss over the noise levels, of the energy and of its mixture alone."""
+    if not isinstance(run.model, SplatLM):
+        return _NONE, _NONE
+
+    def loss() -> float:
+        levels = evaluate_score_matching(run.model, valid, run.config)
+        return sum(level.loss for level in levels) / len(levels)
+
+    whole = loss()
+    if run.model.energy_terms is None:
+        return whole, _NONE
+    run.model.terms = EnergyTerms(EnergyConfig())
+    return whole, loss()
+
+
+def row(name: str, run: LoadedRun, seconds: float, texts: Texts, capacity: int) -> dict[str, Any]:
+    """A line of the table."""
+    report = online(run, texts, capacity)
+    matching, without = matching_losses(run, texts.valid)
+    return {
+        "ablation": name,
+        "parameters": run.model.n_parameters(),
+        "steps": run.step,
+        "seconds": seconds,
+        "static ppl": report.static.token_perplexity,
+        "online ppl": report.online.token_perplexity,
+        "static bits/byte": report.static.bits_per_byte,
+        "latent nats": latent_nats(run, texts.valid),
+        "matching": matching,
+        "matching, term off": without,
+    }
+
+
+def latent_rows(run: LoadedRun, texts: Texts, tokens: int, draws: int) -> list[dict[str, Any]]:
+    """Perplexity of one model by the kind of latent, on the first tokens."""
+    short, n_bytes = texts.valid.prefix(min(tokens, len(texts.valid)), run.tokenizer)
+    kinds: tuple[tuple[Latent, int], ...] = (("mean", 1), ("exact", draws), ("langevin", draws))
+    rows = []
+    for latent, count in kinds:
+        report = evaluate_perplexity(
+            run.model,
+            short,
+            run.config,
+            start_id=run.tokenizer.start_id,
+            latent=latent,
+            draws=count,
+            n_bytes=n_bytes,
+        )
+        rows.append(
+            {
+                "latent": latent,
+                "draws": count,
+                "static ppl": report.token_perplexity,
+                "standard error": report.standard_error,
+                "static bits/byte": report.bits_per_byte,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    arguments = parse_arguments(
+        "ablations",
+        __doc__,
+        seconds=60.0,
+        device="numba",
+        characters=1500000,
+        tokens=4096,
+        heldout=4096,
+        capacity=2048,
+        latent_tokens=1024,
+        draws=8,
+        seed=0,
+    )
+    device = open_device(arguments.device)
+    rows, by_latent = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        base = base_config(folder, arguments)
+        # Whatever is compiled at first use is compiled before the first row.
+        Trainer(apply_overrides(base, ["train.steps=2"]), folder / "warm-up", device).train()
+        data = RunData.load(base)
+        texts = Texts(data, *data.valid_prefix(arguments.tokens))
+        for number, (name, overrides) in enumerate(ABLATIONS.items()):
+            config = apply_overrides(base, overrides)
+            run, taken = train(name, config, folder / str(number), device)
+            if name == WHOLE:
+                by_latent = latent_rows(run, texts, arguments.latent_tokens, arguments.draws)
+            rows.append(row(name, run, taken, texts, arguments.capacity))
+            print(json.dumps(rows[-1]), flush=True)
+    title = f"{len(texts.valid):,} validation tokens, {device.description}"
+    print_table(f"{arguments.seconds:g} seconds each, {title}", rows)
+    print_table(f"{WHOLE} by latent, {arguments.latent_tokens:,} tokens", by_latent)
+    found = {line["ablation"]: line for line in rows}
+    whole = found[WHOLE]
+    claims = [
+        Claim(
+            "memory: SplatLM online over static",
+            whole["online ppl"] / whole["static ppl"], 1, at_most=True,
+        ),
+        Claim(
+            "splats: SplatLM over the same without, static",
+            whole["static ppl"] / found[SPLATLESS]["static ppl"], 1, at_most=True,
+        ),
+        Claim(
+            "exact likelihood: latent nats of training by it, less those of score matching",
+            whole["latent nats"] - found[MATCHING]["latent nats"], 0, "nats", at_most=True,
+        ),
+        Claim(
+            "pair interaction: held-out matching loss with it over without",
+            found[PAIRS]["matching"] / found[PAIRS]["matching, term off"], 1, at_most=True,
+        ),
+    ]  # fmt: skip
+    settings = {key: value for key, value in vars(arguments).items() if key != "output"}
+    payload = {
+        "settings": settings,
+        "overrides": dict(ABLATIONS),
+        "rows": rows,
+        "latents": by_latent,
+    }
+    write_result("ablations", payload, device, claims=claims, output=arguments.output)
+
+
+if __name__ == "__main__":
+    main()
