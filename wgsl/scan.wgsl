@@ -1,7 +1,9 @@
 //!family
-// out[r, i] = start[r, s] + x[r, s span] + ... + x[r, i], for i in segment s of row r: one workgroup a
-// segment, which goes through it by WG entries and carries the sum along.
-var<workgroup> sums: array<$TYPE, WG>;
+// out[r, i] = start[r, s] with x[r, s span], ..., x[r, i] combined, for i in segment s of row r: one
+// workgroup a segment, which goes through it by WG entries and carries the result along.
+var<workgroup> results: array<$TYPE, WG>;
+
+fn combine(a: $TYPE, b: $TYPE) -> $TYPE { return $COMBINE; }
 
 @compute @workgroup_size(WG)
 fn main(inv: Invocation) {
@@ -13,18 +15,18 @@ fn main(inv: Invocation) {
     var carry = start[segment];
     for (var first = begin; first < end; first += WG) {
         let i = first + inv.local;
-        var sum = $TYPE(0);
-        if (i < end) { sum = load_x(base + i); }
+        var result = $TYPE($IDENTITY);
+        if (i < end) { result = load_x(base + i); }
         for (var width = 1u; width < WG; width *= 2u) {
-            sums[inv.local] = sum;
+            results[inv.local] = result;
             workgroupBarrier();
-            if (inv.local >= width) { sum += sums[inv.local - width]; }
+            if (inv.local >= width) { result = combine(results[inv.local - width], result); }
             workgroupBarrier();
         }
-        if (i < end) { store_out(base + i, carry + sum); }
-        sums[inv.local] = sum;
+        if (i < end) { store_out(base + i, combine(carry, result)); }
+        results[inv.local] = result;
         workgroupBarrier();
-        carry += sums[WG - 1u];
+        carry = combine(carry, results[WG - 1u]);
         workgroupBarrier();
     }
 }

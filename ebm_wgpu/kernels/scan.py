@@ -1,13 +1,15 @@
-"""Running sums of rows: out[r, i] = start[r, s] + the entries of row r from s span up to i.
+"""Running sums and products of rows.
 
-Segment s holds entries s span to (s + 1) span - 1; `start` is the sum of all before it, so that a
-long row is shared by many workgroups. Within blocks of 256 entries sums are taken by doubling
-(Hillis and Steele 1986).
+out[r, i] is start[r, s] and the entries of row r from s span up to i, added or multiplied. Segment
+s holds entries s span to (s + 1) span - 1; `start` is the result of all before it, so that a long
+row is shared by many workgroups. Within blocks of 256 entries results are taken by doubling (Hillis
+and Steele 1986). Whole numbers wrap at 32 bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,35 +33,72 @@ from ebm_wgpu.kernels.spec import (
 
 WG = 256
 _NAMES = ("x", "start", "span", "out")
+_ODD = (-5, -3, -1, 1, 3, 5)
+"""Factors whose products wrap at 32 bits and never become zero."""
 
 
-def _sums(values: Mapping[str, Any], dtype: Any) -> Array:
-    x, span = values["x"].astype(dtype), int(values["span"])
+@dataclass(frozen=True)
+class _Operator:
+    """How entries are combined: in WGSL, of a and b, in NumPy, and what changes nothing."""
+
+    combine: str
+    identity: str
+    numpy: np.ufunc
+
+    def drawn(self, rng: np.random.Generator, shape: tuple[int, ...], kind: Kind) -> Array:
+        """Entries whose combinations stay in range."""
+        normal = rng.standard_normal(shape)
+        if self.numpy is np.add:
+            return (normal * (1 if kind == "f32" else 100)).astype(DTYPES[kind])
+        if kind == "i32":
+            return rng.choice(np.array(_ODD, np.int32), shape)
+        return (np.exp(normal / 20) * np.sign(normal)).astype(np.float32)
+
+    def tolerance(self, span: int) -> Tolerance:
+        """For `drawn` float32 entries."""
+        if self.numpy is np.add:
+            return Tolerance(
+                EPS32 * (8 + 2 * span**0.5),
+                2 * EPS32,
+                f"sums of at most {span} unit normals, made of ten rounded partial sums each",
+            )
+        return Tolerance(0.0, EPS32 * (4 + 2 * span**0.5), f"at most {span} products, each rounded")
+
+
+_OPERATORS = {
+    "sum": _Operator("a + b", "0", np.add),
+    "prod": _Operator("a * b", "1", np.multiply),
+}
+
+
+def _results(values: Mapping[str, Any], operator: _Operator, dtype: Any) -> Array:
+    x, span, function = values["x"].astype(dtype), int(values["span"]), operator.numpy
     parts = [
-        np.cumsum(x[:, s * span : (s + 1) * span], 1) + start[:, None]
+        function(function.accumulate(x[:, s * span : (s + 1) * span], 1), start[:, None])
         for s, start in enumerate(values["start"].T.astype(dtype))
     ]
     return np.concatenate(parts, 1)
 
 
-def _case(name: str, kind: Kind, rows: int, count: int, span: int) -> Case:
+def _case(name: str, operator: _Operator, kind: Kind, rows: int, count: int, span: int) -> Case:
     def inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-        x = rng.standard_normal((rows, count)) * (1 if kind == "f32" else 100)
-        start = rng.standard_normal((rows, dims["S"])) * 9
-        return {"x": x.astype(DTYPES[kind]), "start": start.astype(DTYPES[kind])}
+        return {
+            "x": operator.drawn(rng, (rows, count), kind),
+            "start": operator.drawn(rng, (rows, dims["S"]), kind) * DTYPES[kind].type(9),
+        }
 
-    tolerance = Tolerance(
-        EPS32 * (8 + 2 * span**0.5),
-        2 * EPS32,
-        f"sums of at most {span} unit normals, made of ten rounded partial sums of that size",
-    )
+    tolerance = operator.tolerance(span) if kind == "f32" else EXACT
     dims = {"R": rows, "N": count, "S": -(-count // span)}
-    return Case(name, dims, inputs, tolerance if kind == "f32" else EXACT, {"span": span})
+    return Case(name, dims, inputs, tolerance, {"span": span})
 
 
-def _kernel(suffix: str, kind: Kind) -> Kernel:
+def _kernel(name: str, suffix: str, kind: Kind) -> Kernel:
+    operator = _OPERATORS[name]
+
     def reference(values: Mapping[str, Any]) -> Arrays:
-        return {"out": _sums(values, np.float64 if kind == "f32" else np.int64)}
+        if kind == "f32":
+            return {"out": _results(values, operator, np.float64)}
+        return {"out": _results(values, operator, np.int64).astype(np.int32)}
 
     def mirror(values: Mapping[str, Any]) -> None:
         values["out"][:] = reference(values)["out"]
@@ -67,9 +106,9 @@ def _kernel(suffix: str, kind: Kind) -> Kernel:
     half = kind == "f32"
     also: tuple[Any, ...] = () if half else ("u32",)
     return Kernel(
-        stem=f"scan_sum{suffix}",
+        stem=f"scan_{name}{suffix}",
         source="scan",
-        defines={"TYPE": kind},
+        defines={"TYPE": kind, "COMBINE": operator.combine, "IDENTITY": operator.identity},
         bindings=(
             Binding("x", kind, ("R", "N"), half=half, also=also),
             Binding("start", kind, ("R", "S")),
@@ -82,11 +121,15 @@ def _kernel(suffix: str, kind: Kind) -> Kernel:
         reference=ByKeyword(reference, _NAMES[:3]),
         rounds=lambda dims, params: _rounds.strided(int(params["span"]), WG, _rounds.loop(8)),
         cases=(
-            _case("odd", kind, 5, 601, 601),
-            _case("segments", kind, 3, 1300, 512),
-            _case("one entry", kind, 4, 1, 1),
+            _case("odd", operator, kind, 5, 601, 601),
+            _case("segments", operator, kind, 3, 1300, 512),
+            _case("one entry", operator, kind, 4, 1, 1),
         ),
     )
 
 
-KERNELS = tuple(_kernel("" if n == "float" else "_int", kind) for n, kind in TYPES.items())
+KERNELS = tuple(
+    _kernel(name, "" if n == "float" else "_int", kind)
+    for name in _OPERATORS
+    for n, kind in TYPES.items()
+)

@@ -1,12 +1,15 @@
-"""partials[first + g] = sum of x^2 over part g of `count` equal parts of x; the rest stays.
+"""partials[first + t, p] = sum of x_t^2 over part p of x_t, for up to TENSORS flat tensors.
 
-Every tensor of a gradient writes its own stretch of one array, from which `clip_factor` makes the
-norm of all: two stages with a fixed order, nothing read back.
+A tensor has as many parts as keep a workgroup busy each, at most P, and zeros in the other places
+of its row. So a row sums to a tensor's square norm, and the whole array to that of all tensors of
+several launches (`clip_factor`): two stages with a fixed order, nothing read back. Rows beyond the
+last of `partials` are left out, so that a launch may bring fewer tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -14,6 +17,8 @@ from numba import njit
 from ebm_wgpu.errors import KernelError
 from ebm_wgpu.kernels import _rounds
 from ebm_wgpu.kernels._cases import EPS32, normal
+from ebm_wgpu.kernels._keywords import ByKeyword
+from ebm_wgpu.kernels._many import NAMES, TENSORS, drawn, sizes, total
 from ebm_wgpu.kernels._rows import WG
 from ebm_wgpu.kernels.spec import (
     Array,
@@ -28,78 +33,103 @@ from ebm_wgpu.kernels.spec import (
     Work,
 )
 
-_ENTRIES, _MOST = 16 * WG, 256
+PARTS = 256
+"""A width of `partials` that keeps a GPU busy with one tensor alone."""
+_SHARE = 16 * WG
 
 
-def square_parts(size: int) -> int:
-    """The number of parts for a tensor of `size` entries."""
-    return max(1, min(_MOST, -(-size // _ENTRIES)))
+def _parts(size: int, most: int) -> int:
+    return max(1, min(most, -(-size // _SHARE)))
 
 
 @njit(cache=True, fastmath={"reassoc", "contract"})
-def mirror(x: Array, partials: Array, first: int, count: int) -> None:
-    """Numba mirror."""
-    step = -(-x.shape[0] // count)
-    for part in range(count):
-        total = np.float32(0)
-        for i in range(part * step, min((part + 1) * step, x.shape[0])):
-            total += x[i] * x[i]
-        partials[first + part] = total
+def _sum(x: Array) -> np.float32:
+    total = np.float32(0)
+    for i in range(x.shape[0]):
+        total += x[i] * x[i]
+    return total
 
 
-def reference(x: Array, partials: Array, first: int, count: int) -> Arrays:
-    """Float64 reference."""
-    step = -(-len(x) // count)
-    result = partials.copy()
-    for part in range(count):
-        result[first + part] = np.sum(x[part * step : (part + 1) * step] ** 2)
+def _fill(values: Mapping[str, Any], partials: Array) -> None:
+    """Sums of the tensors' parts, in the type of `partials`."""
+    for row, name in enumerate(NAMES[: len(partials) - values["first"]], values["first"]):
+        x = values[name]
+        count = _parts(len(x), partials.shape[1])
+        step = -(-len(x) // count)
+        partials[row] = 0
+        for part in range(count):
+            piece = x[part * step : (part + 1) * step]
+            partials[row, part] = _sum(piece) if x.dtype == np.float32 else np.sum(piece**2)
+
+
+def _mirror(values: Mapping[str, Any]) -> None:
+    _fill(values, values["partials"])
+
+
+def _reference(values: Mapping[str, Any]) -> Arrays:
+    result = values["partials"].copy()
+    _fill(values, result)
     return {"partials": result}
 
 
 def _derive(dims: dict[str, int], params: Mapping[str, Scalar]) -> dict[str, int]:
-    first, count = int(params["first"]), int(params["count"])
-    if count < 1 or first + count > dims["S"]:
+    if params["first"] >= dims["R"]:
         raise KernelError(
-            f"kernel square_sums: parts {first} to {first + count - 1} do not fit in an array of "
-            f"{dims['S']}"
+            f"kernel square_sums: row {params['first']} does not lie in an array of {dims['R']}"
         )
     return {}
 
 
-def _inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
-    return {"x": normal(rng, dims["N"]), "partials": normal(rng, dims["S"])}
+def _used(dims: Dims, params: Mapping[str, Scalar]) -> list[int]:
+    return [dims[f"N{t}"] for t in range(min(TENSORS, dims["R"] - int(params["first"])))]
 
 
-def _case(name: str, size: int, room: int, first: int, count: int) -> Case:
-    tolerance = Tolerance(
-        0.0, EPS32 * (4 + (size / count) ** 0.5), "a sum of positive numbers in blocks"
+def _groups(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    return sum(_parts(size, dims["P"]) for size in _used(dims, params))
+
+
+def _loops(dims: Dims, params: Mapping[str, Scalar]) -> int:
+    longest = max(-(-size // _parts(size, dims["P"])) for size in _used(dims, params))
+    others = TENSORS * (_rounds.loop(0) + _rounds.loop(0))
+    return (
+        _rounds.strided(longest, WG)
+        + _rounds.strided(dims["P"], WG)
+        + others
+        + _rounds.reduction(WG)
     )
-    params: dict[str, Scalar] = {"first": first, "count": count}
-    return Case(name, {"N": size, "S": room}, _inputs, tolerance, params)
+
+
+def _inputs(rng: np.random.Generator, dims: Dims) -> Arrays:
+    return drawn(rng, dims) | {"partials": normal(rng, dims["R"], dims["P"])}
+
+
+def _case(name: str, given: tuple[int, ...], rows: int, parts: int, first: int) -> Case:
+    most = max(-(-size // _parts(size, parts)) for size in given)
+    tolerance = Tolerance(0.0, EPS32 * (4 + most**0.5), "a sum of positive numbers in blocks")
+    dims = sizes(*given) | {"R": rows, "P": parts}
+    return Case(name, dims, _inputs, tolerance, {"first": first})
 
 
 KERNEL = Kernel(
     stem="square_sums",
     bindings=(
-        Binding("x", "f32", ("N",), half=True),
-        Binding("partials", "f32", ("S",), "inout"),
+        *(Binding(name, "f32", (f"N{t}",), half=True) for t, name in enumerate(NAMES)),
+        Binding("partials", "f32", ("R", "P"), "inout"),
     ),
-    params=(Param("first", "u32"), Param("count", "u32")),
-    constants={"WG": WG},
-    workgroups=lambda dims, params: int(params["count"]),
+    params=(Param("first", "u32"),),
+    constants={"WG": WG, "TENSORS": TENSORS, "SHARE": _SHARE},
+    workgroups=_groups,
     derive=_derive,
-    mirror=mirror,
-    reference=reference,
-    rounds=lambda dims, params: (
-        _rounds.strided(-(-dims["N"] // int(params["count"])), WG) + _rounds.reduction(WG)
-    ),
+    mirror=ByKeyword(_mirror, (*NAMES, "partials", "first")),
+    reference=ByKeyword(_reference, (*NAMES, "partials", "first")),
+    rounds=_loops,
     subgroup=True,
     cases=(
-        _case("many parts", 8209, 300, 7, 256),
-        _case("long parts", 4099, 7, 2, 3),
-        _case("one", 1, 1, 0, 1),
-        _case("parts without entries", 5, 4, 0, 4),
+        _case("odd", (8209, 1, 4097, 300), 6, 5, 2),
+        _case("all", tuple(range(1, 2 * TENSORS, 2)), TENSORS, 3, 0),
+        _case("parts that are long", (12_301, 7), 2, 2, 0),
+        _case("the last row", (5,), 3, 1, 2),
     ),
-    work=lambda dims: Work(2.0 * dims["N"], 4.0 * dims["N"]),
-    speed_case={"N": 1 << 24, "S": 1024},
+    work=lambda dims: Work(2.0 * total(dims), 4.0 * total(dims)),
+    speed_case=sizes(1 << 24, 1 << 20, 640, 1 << 20) | {"R": TENSORS + 2, "P": PARTS},
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -9,6 +12,21 @@ from torch import Tensor
 
 from ebm_wgpu.kernels import DeviceArray, KernelDevice
 from ebm_wgpu.kernels.products import multiply
+
+_halving: ContextVar[bool] = ContextVar("halving", default=False)
+
+
+@contextlib.contextmanager
+def half_operands() -> Iterator[None]:
+    """A block in which products on torch.device("wgpu") read what is `Kernels.halved` as float16.
+
+    They add in float32, and all else is float32, gradients too, so that no loss need be scaled.
+    """
+    before = _halving.set(True)
+    try:
+        yield
+    finally:
+        _halving.reset(before)
 
 
 class Kernels:
@@ -26,6 +44,7 @@ class Kernels:
         """Kernels for tensors that are where `like` is."""
         self.device = device
         self._resident = like.device.type == "wgpu"
+        self._halves = self._resident and _halving.get()
 
     def array(self, tensor: Tensor | DeviceArray) -> DeviceArray:
         """A tensor as an array, to be used by several kernels; its memory may be the tensor's."""
@@ -42,6 +61,10 @@ class Kernels:
         if self.device.name == "numba":
             return DeviceArray(self.device, host.shape, dtype, host)
         return self.device.array(host, dtype)
+
+    def halved(self, operand: Tensor) -> Tensor:
+        """An operand as products are to read it: in float16 if this was made in `half_operands`."""
+        return operand.half() if self._halves else operand
 
     def tensor(self, array: DeviceArray) -> Tensor:
         """An array as a tensor; its memory is the array's, but for main memory beside a GPU."""

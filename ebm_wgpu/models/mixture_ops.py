@@ -2,7 +2,9 @@
 
 A matrix of rows x splats or rows x tokens is never held for more than `CHUNK_ENTRIES` entries at a
 time, unless all of it fits in `KEPT_ENTRIES`: then the products of the forward pass are kept, and
-the backward pass need not repeat them.
+the backward pass need not repeat them. Within `kernel_tensors.half_operands` the directions of
+readouts and the rows of decoded tables are read as float16; energies, which multiply cosines by
+concentrations in the thousands, never are.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class _MixtureReadout(torch.autograd.Function):
         last: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         kernels, width = Kernels(device, h), mu.shape[1]
-        table = kernels.array(mu)
+        table = kernels.array(kernels.halved(mu))
         square = h.detach().square().sum(1)
         kept = _Kept(kernels, len(h), len(mu), differentiate)
         splats = {"a": kernels.array(a), "log_pi": kernels.array(log_pi)}
@@ -126,7 +128,8 @@ class _MixtureReadout(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         h, mu, a, log_pi, square, log_z, log_mass, tilt, mean = ctx.saved_tensors
         kernels, width = ctx.kernels, mu.shape[1]
-        table, inverse = kernels.array(mu), kernels.array(a.reciprocal()[:, None])
+        table = kernels.array(kernels.halved(mu))
+        inverse = kernels.array(a.reciprocal()[:, None])
         splats = {"a": kernels.array(a), "log_pi": kernels.array(log_pi)}
         upstream = {
             "h2": square,
@@ -265,7 +268,7 @@ class _TargetLogSoftmax(torch.autograd.Function):
         target: Tensor,
     ) -> Tensor:
         kernels = Kernels(device, x)
-        weights, shift = kernels.array(table), kernels.array(bias)
+        weights, shift = kernels.array(kernels.halved(table)), kernels.array(bias)
         kept = _Kept(kernels, len(x), len(table), differentiate)
         log_p, lse = x.new_empty(len(x)), x.new_empty(len(x))
         for rows in chunks(len(x), len(table), CHUNK_ENTRIES):
@@ -285,7 +288,7 @@ class _TargetLogSoftmax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, table, bias, lse = ctx.saved_tensors
         kernels = ctx.kernels
-        weights, shift = kernels.array(table), kernels.array(bias)
+        weights, shift = kernels.array(kernels.halved(table)), kernels.array(bias)
         grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         grad_table, grad_bias = _Sum(kernels, table), torch.zeros_like(bias)
         for number, rows in enumerate(chunks(len(x), len(table), CHUNK_ENTRIES)):

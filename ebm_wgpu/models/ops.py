@@ -18,8 +18,10 @@ from ebm_wgpu.models.kernel_tensors import Kernels
 
 class _Matmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, device: KernelDevice, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, device: KernelDevice, halve: bool, a: Tensor, b: Tensor) -> Tensor:
         ctx.kernels = kernels = Kernels(device, a)
+        if halve:
+            a, b = kernels.halved(a), kernels.halved(b)
         ctx.save_for_backward(a, b)
         return kernels.tensor(kernels.product(a, b))
 
@@ -28,9 +30,9 @@ class _Matmul(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         kernels, wanted = ctx.kernels, ctx.needs_input_grad
-        grad_a = kernels.tensor(kernels.product(grad, b.T)) if wanted[1] else None
-        grad_b = kernels.tensor(kernels.product(a.T, grad)) if wanted[2] else None
-        return None, grad_a, grad_b
+        grad_a = kernels.tensor(kernels.product(grad, b.T)) if wanted[2] else None
+        grad_b = kernels.tensor(kernels.product(a.T, grad)) if wanted[3] else None
+        return None, None, grad_a, grad_b
 
 
 def matmul(device: KernelDevice, a: Tensor, b: Tensor) -> Tensor:
@@ -39,16 +41,18 @@ def matmul(device: KernelDevice, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         KernelError: the shapes do not fit together.
     """
-    return _Matmul.apply(device, a, b)
+    return _Matmul.apply(device, False, a, b)
 
 
 def linear(device: KernelDevice, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias for rows x (..., I), weight (O, I) and bias (O,): (..., O).
 
+    Within `kernel_tensors.half_operands` rows and weight are read, and kept, as float16.
+
     Raises:
         KernelError: the shapes do not fit together.
     """
-    out = matmul(device, x.reshape(-1, x.shape[-1]), weight.T)
+    out = _Matmul.apply(device, True, x.reshape(-1, x.shape[-1]), weight.T)
     if bias is not None:
         out = out + bias
     return out.reshape(*x.shape[:-1], len(weight))

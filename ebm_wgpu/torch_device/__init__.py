@@ -23,6 +23,7 @@ from ebm_wgpu.torch_device import (  # noqa: E402, F401
     copies,
     embedding,
     extremes,
+    foreach,
     guard,
     indexing,
     losses,

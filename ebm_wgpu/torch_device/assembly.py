@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch._prims_common import canonicalize_dim, canonicalize_dims
+from torch._prims_common import (
+    canonicalize_dim,
+    canonicalize_dims,
+    make_contiguous_strides_for,
+)
 
 from ebm_wgpu.torch_device.copies import copy_from
 from ebm_wgpu.torch_device.elementwise import implements_all, promoted
@@ -38,6 +42,9 @@ def cat(
                 f"for tensor number {place} in the list, and {list(first.shape)} for the first"
             )
     shape[dim] = sum(part.shape[dim] for part in parts)
+    if len(parts) > 1 and dim == 0 and _follow_each_other(parts):
+        strides = make_contiguous_strides_for(shape)
+        parts = [first.as_strided(shape, strides, first.storage_offset())]
     result = empty(shape, dtype)
     start = 0
     for part in parts:
@@ -47,6 +54,22 @@ def cat(
 
 
 implements("cat.out")(cat)
+
+
+def _follow_each_other(parts: Sequence[torch.Tensor]) -> bool:
+    """Whether tensors are the pieces of one, in their order in memory."""
+    first = parts[0]
+    storage, place = first.untyped_storage()._cdata, first.storage_offset()
+    for part in parts:
+        if (
+            part.storage_offset() != place
+            or part.untyped_storage()._cdata != storage
+            or part.dtype != first.dtype
+            or not part.is_contiguous()
+        ):
+            return False
+        place += part.numel()
+    return True
 
 
 @implements("flip")

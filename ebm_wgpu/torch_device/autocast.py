@@ -1,7 +1,8 @@
 """torch.autocast("wgpu"): products from float16 operands, sums and losses in float32.
 
-Weights and gradients stay float32; what is stored between operators becomes half as large. Products
-add in float32 either way. Gradients below 6e-8 vanish in float16: scale the loss where it matters.
+Weights and their gradients stay float32; what is stored between operators becomes half as large.
+Products add in float32 either way. Gradients below 6e-8 vanish in float16:
+`torch.amp.GradScaler("wgpu")` scales the loss.
 """
 
 from __future__ import annotations
@@ -58,3 +59,15 @@ def install() -> None:
             packet, _, overload = name.partition(".")
             operator = getattr(getattr(torch.ops.aten, packet), overload or "default")
             _library.impl(name, _in_type(operator, lower), _KEY)
+    _keep_scales_on_host()
+
+
+def _keep_scales_on_host() -> None:
+    """The scale of a `torch.amp.GradScaler`, which divides in float64, stays on the processor."""
+    scaler = torch.amp.GradScaler
+    begin = scaler._lazy_init_scale_growth_tracker
+
+    def begin_on_host(self: torch.amp.GradScaler, device: torch.device) -> None:
+        begin(self, torch.device("cpu") if device.type == "wgpu" else device)
+
+    scaler._lazy_init_scale_growth_tracker = begin_on_host  # type: ignore[assignment, method-assign]

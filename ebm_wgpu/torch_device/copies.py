@@ -15,6 +15,7 @@ from ebm_wgpu.torch_device.registration import claim, implements
 from ebm_wgpu.torch_device.tensors import HOST_TYPES, ITEM_BYTES, empty, memory
 
 _INT32 = np.iinfo(np.int32)
+_EXPLICIT = torch._C.DispatchKey.CompositeExplicitAutograd
 
 
 def _host_values(source: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
@@ -82,6 +83,13 @@ def copy_from(self: torch.Tensor, dst: torch.Tensor, non_blocking: bool = False)
     else:
         launch(_copy_operator(self, dst), dst, [self])
     return dst
+
+
+@implements("_to_copy")
+def to_copy(self: torch.Tensor, *, non_blocking: bool = False, **options: Any) -> torch.Tensor:
+    """A copy of another type or elsewhere. It is waited for, so that no memory need be pinned."""
+    copy: torch.Tensor = torch.ops.aten._to_copy.default._op_dk(_EXPLICIT, self, **options)
+    return copy
 
 
 @implements("_copy_from_and_resize")

@@ -22,7 +22,7 @@ from ebm_wgpu.torch_device.grid import Layout, grids, launch
 from ebm_wgpu.torch_device.ordering import stable_order
 from ebm_wgpu.torch_device.reductions import deliver
 from ebm_wgpu.torch_device.registration import UnsupportedOperatorError, claim, implements
-from ebm_wgpu.torch_device.statistics import running_sums
+from ebm_wgpu.torch_device.statistics import running
 from ebm_wgpu.torch_device.tensors import KINDS, empty, memory, run_kernel
 
 _NOWHERE = -(2**31)
@@ -310,7 +310,7 @@ def true_places(mask: torch.Tensor) -> torch.Tensor:
     truth = mask.reshape(-1).ne(0)
     if truth.numel() == 0:
         return empty((0,), torch.int64)
-    rank = running_sums(truth.view(1, -1)).view(-1)
+    rank = running("sum", truth.view(1, -1)).view(-1)
     total = int(rank[-1].item())
     places = empty((total,), torch.int64)
     target = torch.where(truth, rank - 1, _NOWHERE)
@@ -346,7 +346,7 @@ def masked_scatter(self: torch.Tensor, mask: torch.Tensor, source: torch.Tensor)
     self, mask = torch.broadcast_tensors(self, mask)
     if self.numel() == 0:
         return self.clone()
-    rank = running_sums(mask.reshape(1, -1)).view(mask.shape)
+    rank = running("sum", mask.reshape(1, -1)).view(mask.shape)
     return torch.where(mask, take(source, rank - 1), self)
 
 

@@ -197,4 +197,4 @@ def fused_rms_norm_backward(
 
 
 claim("softmax", "log_softmax", "nn.functional.softmin", "_softmax_backward_data")
-claim("nn.functional.rms_norm")
+claim("nn.functional.rms_norm", "nn.functional.layer_norm", "native_layer_norm")

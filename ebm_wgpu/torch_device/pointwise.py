@@ -52,7 +52,6 @@ UNARY: dict[str, tuple[str, Result, str | None]] = {
     "ceil": ("ceil", "same", "copy"),
     "trunc": ("trunc", "same", "copy"),
     "round": ("round", "same", "copy"),
-    "relu": ("relu", "same", None),
     "silu": ("silu", "same", None),
     "sqrt": ("sqrt", "float", None),
     "rsqrt": ("rsqrt", "float", None),
@@ -310,6 +309,13 @@ def _ternary(
     return evaluate(kernel, tensors, scalars, out=out)
 
 
+def relu(self: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Entries below zero replaced by zero; of whole numbers too."""
+    if not self.dtype.is_floating_point:
+        return clamp(self, 0, out=out)
+    return evaluate("relu", [self], out=out)
+
+
 def gelu(
     self: torch.Tensor, *, approximate: str = "none", out: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -361,6 +367,7 @@ _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "addcmul": addcmul,
     "addcdiv": addcdiv,
     "lerp": lerp,
+    "relu": relu,
     "gelu": gelu,
     "gelu_backward": gelu_backward,
     "threshold_backward": threshold_backward,

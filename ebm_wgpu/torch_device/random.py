@@ -17,7 +17,7 @@ from ebm_wgpu.torch_device.generator import next_draw
 from ebm_wgpu.torch_device.ordering import row_order
 from ebm_wgpu.torch_device.reductions import deliver
 from ebm_wgpu.torch_device.registration import implements
-from ebm_wgpu.torch_device.statistics import running_sums
+from ebm_wgpu.torch_device.statistics import running
 from ebm_wgpu.torch_device.tensors import empty, run_kernel
 
 _STREAM = 6
@@ -239,7 +239,7 @@ def multinomial(
         race = rows / exponential_(torch.empty_like(rows), generator=generator)
         drawn = race.argmax(1, True) if num_samples == 1 else race.topk(num_samples).indices
     else:
-        sums = running_sums(rows)
+        sums = running("sum", rows)
         wanted = uniforms(empty((len(rows), num_samples), torch.float32), generator)
         drawn = torch.searchsorted(sums, wanted * sums[:, -1:], right=True)
         drawn = drawn.clamp_(max=rows.shape[1] - 1)

@@ -346,5 +346,5 @@ implements("min")(amin)
 implements("max.unary_out")(amax)
 implements("min.unary_out")(amin)
 
-claim("sum", "nansum", "mean", "amax", "amin", "aminmax", "any", "all", "sum_to_size")
+claim("sum", "nansum", "mean", "prod", "amax", "amin", "aminmax", "any", "all", "sum_to_size")
 claim("max:reduction_no_dim", "min:reduction_no_dim", "logsumexp", "nanmean", "isclose", "allclose")

@@ -1,8 +1,10 @@
-"""Variances and norms over any dimensions, by the kernels reduce_*; running sums by scan_sum."""
+"""Variances and norms over any dimensions, by the kernels reduce_*; running results by scan_*."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 
@@ -150,45 +152,48 @@ def count_nonzero(self: torch.Tensor, dim: Dims) -> torch.Tensor:
     return over("sum_int", self.ne(0), dim, False, torch.int64)
 
 
-def running_sums(rows: torch.Tensor) -> torch.Tensor:
-    """Sums of the first entries of each row of a (R, N) tensor, as wide as it."""
+def running(operator: Literal["sum", "prod"], rows: torch.Tensor) -> torch.Tensor:
+    """Sums or products of the first entries of each row of a (R, N) tensor, as wide as it."""
     height, count = rows.shape
     whole = not rows.dtype.is_floating_point
-    kind = torch.int32 if whole else torch.float32
+    suffix, kind = ("_int", torch.int32) if whole else ("", torch.float32)
     segments = -(-count // _SPAN)
-    start = torch.zeros((height, segments), dtype=kind, device=rows.device)
+    identity = 0 if operator == "sum" else 1
+    start = torch.full((height, segments), identity, dtype=kind, device=rows.device)
     if segments > 1:
         full = rows[:, : (segments - 1) * _SPAN].unflatten(1, (segments - 1, _SPAN))
-        sums = reduce("sum_int" if whole else "sum", full, (2,), kind)
-        start[:, 1:].copy_(running_sums(sums))
+        totals = reduce(f"{operator}{suffix}", full, (2,), kind)
+        start[:, 1:].copy_(running(operator, totals))
     out = empty((height, count), torch.int64 if rows.dtype == torch.bool else rows.dtype)
-    stem = "scan_sum_int" if whole else "scan_sum"
-    run_kernel(stem, x=rows, start=start, span=_SPAN, out=out)
+    run_kernel(f"scan_{operator}{suffix}", x=rows, start=start, span=_SPAN, out=out)
     return out
 
 
-def cumsum(
-    self: torch.Tensor,
-    dim: int,
-    *,
-    dtype: torch.dtype | None = None,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Sums of the entries along a dimension up to each one."""
-    (axis,) = axes(self, dim) or (0,)
-    kind = dtype or (self.dtype if self.dtype.is_floating_point else torch.int64)
-    source = self.to(kind)
-    if self.numel() == 0 or self.dim() == 0:
-        return deliver(source.clone(), out)
-    moved = source.movedim(axis, -1)
-    sums = running_sums(moved.reshape(-1, moved.shape[-1])).view(moved.shape)
-    return deliver(sums.movedim(-1, axis), out)
+def _running_along(operator: Literal["sum", "prod"]) -> Callable[..., torch.Tensor]:
+    def function(
+        self: torch.Tensor,
+        dim: int,
+        *,
+        dtype: torch.dtype | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        (axis,) = axes(self, dim) or (0,)
+        kind = dtype or (self.dtype if self.dtype.is_floating_point else torch.int64)
+        source = self.to(kind)
+        if self.numel() == 0 or self.dim() == 0:
+            return deliver(source.clone(), out)
+        moved = source.movedim(axis, -1)
+        results = running(operator, moved.reshape(-1, moved.shape[-1])).view(moved.shape)
+        return deliver(results.movedim(-1, axis), out)
+
+    return function
 
 
 implements("var.correction_out")(var)
 implements("std.correction_out")(std)
 implements_all("linalg_vector_norm", vector_norm)
-implements_all("cumsum", cumsum, without=("cumsum.dimname_out",))
+for _operator in ("sum", "prod"):
+    implements_all(f"cum{_operator}", _running_along(_operator))
 
 claim("var", "var:unbiased", "std", "std:unbiased", "var_mean", "std_mean", "var_mean:unbiased")
 claim(
@@ -196,6 +201,7 @@ claim(
     "linalg.vector_norm",
     "count_nonzero",
     "cumsum",
+    "cumprod",
     "norm:",
     "norm:fro",
     "norm:inf",

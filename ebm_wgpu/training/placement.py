@@ -19,14 +19,26 @@ def training_device(device: KernelDevice, train: TrainConfig) -> KernelDevice:
     """The device of the kernels, made torch.device("wgpu") as well if it is a GPU.
 
     Raises:
-        ConfigError: train.precision=bfloat16, which GPUs do not store.
+        ConfigError: a train.precision that the device does not store: bfloat16 is for the
+            processor, float16 for GPUs with the feature shader-f16.
     """
+    precision = train.precision
     if not isinstance(device, WgpuDevice):
+        if precision == "float16":
+            raise ConfigError(
+                f"train.precision=float16 is for GPUs and the device is {device.description}: use "
+                "train.precision=bfloat16 or train.precision=float32"
+            )
         return device
-    if train.precision != "float32":
+    if precision == "bfloat16":
         raise ConfigError(
-            f"train.precision={train.precision} is for the processor and the device is "
-            f"{device.description}: use train.precision=float32"
+            "train.precision=bfloat16 is for the processor and the device is "
+            f"{device.description}: use train.precision=float16 or train.precision=float32"
+        )
+    if precision == "float16" and not device.supports_half:
+        raise ConfigError(
+            f"{device.description} cannot store float16 (no shader-f16): use "
+            "train.precision=float32"
         )
     from ebm_wgpu.torch_device.state import adopt
 

@@ -8,21 +8,21 @@ import torch
 
 from ebm_wgpu.errors import KernelError
 from ebm_wgpu.kernels import DeviceArray, KernelDevice
+from ebm_wgpu.kernels._many import NAMES
 from ebm_wgpu.kernels.adamw import TENSORS, adamw_params
-from ebm_wgpu.kernels.square_sums import square_parts
+from ebm_wgpu.kernels.square_sums import PARTS
 
 SIZES = (5000, 3, 64)
 STEPS = 6
 
 
 def _clip(device: KernelDevice, gradients: list[np.ndarray], max_norm: float) -> DeviceArray:
-    parts = [square_parts(gradient.size) for gradient in gradients]
-    partials = device.empty((sum(parts),))
-    first = 0
-    for gradient, count in zip(gradients, parts, strict=True):
-        device.run("square_sums", x=gradient, partials=partials, first=first, count=count)
-        first += count
-    return device.run("clip_factor", partials=partials, max_norm=max_norm)["factor"]
+    arrays = {name: np.zeros(1, np.float32) for name in NAMES}
+    arrays |= dict(zip(NAMES, gradients, strict=False))
+    partials = device.empty((len(gradients), PARTS))
+    device.run("square_sums", **arrays, partials=partials, first=0)
+    flat = partials.numpy().reshape(-1)
+    return device.run("clip_factor", partials=flat, max_norm=max_norm)["factor"]
 
 
 @pytest.mark.parametrize("stem", ["adamw_plain", "adamw_master"])
@@ -67,6 +67,7 @@ def test_impossible_rates_are_refused(step: int, betas: tuple[float, float]) -> 
         adamw_params(step, 1e-3, betas)
 
 
-def test_sums_that_do_not_fit_are_refused(any_device: KernelDevice) -> None:
-    with pytest.raises(KernelError, match="parts 3 to 4 do not fit in an array of 4"):
-        any_device.run("square_sums", x=np.zeros(9), partials=np.zeros(4), first=3, count=2)
+def test_sums_that_have_no_row_are_refused(any_device: KernelDevice) -> None:
+    arrays = {name: np.zeros(9) for name in NAMES}
+    with pytest.raises(KernelError, match="row 4 does not lie in an array of 4"):
+        any_device.run("square_sums", **arrays, partials=np.zeros((4, 3)), first=4)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import ebm_wgpu.torch_device  # noqa: F401
+from ebm_wgpu.gpu.runtime import GpuRuntime
 
 
 def test_parts_of_several_types_and_empty_ones() -> None:
@@ -15,6 +18,32 @@ def test_parts_of_several_types_and_empty_ones() -> None:
     assert found.cpu().tolist() == [1.0, 2.0, 0.5, 1.0]
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         torch.cat([torch.ones(2, 3, device="wgpu"), torch.ones(2, 2, device="wgpu")])
+
+
+def test_pieces_in_their_order_are_copied_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: list[Any] = []
+    dispatch = GpuRuntime.dispatch
+
+    def counted(runtime: GpuRuntime, *arguments: Any) -> None:
+        launches.append(arguments)
+        dispatch(runtime, *arguments)
+
+    monkeypatch.setattr(GpuRuntime, "dispatch", counted)
+    rows = torch.arange(24.0).view(8, 3)
+    there = rows.to("wgpu")
+    pieces = {
+        "in order": [slice(1, 2), slice(2, 5), slice(5, 5), slice(5, 8)],
+        "out of order": [slice(2, 5), slice(1, 2)],
+        "with a gap": [slice(0, 2), slice(3, 4)],
+        "twice": [slice(0, 2), slice(0, 2)],
+    }
+    for name, parts in pieces.items():
+        launches.clear()
+        found = torch.cat([there[part] for part in parts])
+        assert (len(launches) == 1) == (name == "in order"), name
+        assert torch.equal(found.cpu(), torch.cat([rows[part] for part in parts])), name
+    assert torch.equal(torch.cat([there[:2, :2], there[:2, 2:]], 1).cpu(), rows[:2])
+    assert torch.equal(torch.stack(list(there[0].unbind())).cpu(), rows[0])
 
 
 def test_parts_may_be_views_and_gradients_return_to_them() -> None:

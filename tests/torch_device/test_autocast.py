@@ -59,3 +59,44 @@ def test_what_was_not_exact_in_half_is_summed_in_single() -> None:
         assert ones.dtype == torch.float16
     assert total.dtype == torch.float32
     assert total.item() == 5000
+
+
+def _scaled_steps(model: nn.Module, scaler: torch.amp.GradScaler) -> list[float]:
+    """Five steps with a clipped gradient; the scale after each."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    x = torch.randn(20, 16, generator=torch.Generator().manual_seed(1)).to("wgpu")
+    target = (torch.arange(20) % 5).to("wgpu")
+    scales = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), target)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+    return scales
+
+
+def test_scaled_losses_lead_to_the_same_steps() -> None:
+    scaled, plain = _model().to("wgpu"), _model().to("wgpu")
+    scaler = torch.amp.GradScaler("wgpu", init_scale=2.0**20, growth_interval=3)
+    assert _scaled_steps(scaled, scaler) == [2.0**20, 2.0**20, 2.0**21, 2.0**21, 2.0**21]
+    _scaled_steps(plain, torch.amp.GradScaler("wgpu", enabled=False))
+    for one, other in zip(scaled.parameters(), plain.parameters(), strict=True):
+        # Powers of two change no digit, and nothing here is near the ends of float32.
+        assert torch.equal(one.cpu(), other.cpu())
+
+
+def test_what_overflows_is_left_out_and_the_scale_falls() -> None:
+    model = _model().to("wgpu")
+    before = [parameter.detach().cpu() for parameter in model.parameters()]
+    scaler = torch.amp.GradScaler("wgpu", init_scale=2.0**127)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    scaler.scale(model(torch.ones(2, 16, device="wgpu")).square().sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**126
+    for parameter, start in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter.cpu(), start)

@@ -20,9 +20,10 @@ VALUES = {
 @pytest.mark.parametrize("dtype", VALUES)
 def test_round_trip_is_exact(dtype: torch.dtype) -> None:
     values = VALUES[dtype]
-    back = values.to("wgpu").cpu()
-    assert back.dtype == dtype
-    assert torch.equal(back, values)
+    there = values.to("wgpu", non_blocking=True)
+    for back in (there.cpu(), there.to("cpu", non_blocking=True)):
+        assert back.dtype == dtype
+        assert torch.equal(back, values)
 
 
 @pytest.mark.parametrize("source", VALUES)

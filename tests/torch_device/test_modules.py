@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +16,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import ebm_wgpu.torch_device as torch_device
+from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.energy_transformer import EnergyTransformer
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
+from ebm_wgpu.models.nano_ebm import NanoEBM
+from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
+from ebm_wgpu.models.transformer_config import TransformerConfig
 
 pytestmark = pytest.mark.usefixtures("no_fallbacks")
 
@@ -90,7 +97,7 @@ class Gpt(nn.Module):
         return logits
 
 
-def train(model: nn.Module, steps: int, place: str, clip: bool = True) -> list[float]:
+def train(model: nn.Module, steps: int, place: str) -> list[float]:
     """Losses of steps with AdamW."""
     model.to(place)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
@@ -101,21 +108,20 @@ def train(model: nn.Module, steps: int, place: str, clip: bool = True) -> list[f
         logits = model(tokens[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
-        if clip:
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
     return losses
 
 
-def both(model: nn.Module, steps: int, clip: bool = True) -> tuple[list[float], list[float]]:
-    there = train(copy.deepcopy(model), steps, "wgpu", clip)
-    return train(model, steps, "cpu", clip), there
+def both(model: nn.Module, steps: int) -> tuple[list[float], list[float]]:
+    there = train(copy.deepcopy(model), steps, "wgpu")
+    return train(model, steps, "cpu"), there
 
 
 def test_a_gpt_learns_as_on_the_processor() -> None:
     torch.manual_seed(0)
-    expected, actual = both(Gpt(), 50, clip=False)
+    expected, actual = both(Gpt(), 50)
     assert max(abs(a - b) for a, b in zip(actual, expected, strict=True)) < 1e-4
     assert actual[-1] < actual[0] / 2
 
@@ -185,10 +191,30 @@ def test_states_are_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(first(tokens).cpu(), second(tokens).cpu())
 
 
-def test_an_energy_transformer_is_differentiated_twice() -> None:
+def energy_transformer() -> LanguageModel:
     config = EnergyTransformerConfig(dim=16, n_layers=1, n_heads=2, max_length=8)
+    return EnergyTransformer(config, VOCABULARY)
+
+
+def nano_ebm(**options: Any) -> LanguageModel:
+    config = TransformerConfig(dim=16, n_layers=1, n_heads=2, max_length=8)
+    return NanoEBM(config, NanoEBMConfig(interaction=8, **options), VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        energy_transformer,
+        nano_ebm,
+        functools.partial(nano_ebm, step_rule="spectral", gradient="logit"),
+    ],
+    ids=["ebt", "nano", "nano-spectral"],
+)
+def test_energies_that_are_descended_are_differentiated_twice(
+    make: Callable[[], LanguageModel],
+) -> None:
     torch.manual_seed(0)
-    model = EnergyTransformer(config, VOCABULARY)
+    model = make()
     model.initialize(text().flatten().numpy(), torch.ones(VOCABULARY).numpy(), seed=0)
     there = copy.deepcopy(model).to("wgpu")
     tokens = text(2, 7)

@@ -21,6 +21,9 @@ from ebm_wgpu.torch_device.tensors import KINDS
 FEW = 1
 UNDEFINED = {"empty_like", "new_empty", "empty", "empty_strided"}
 """Entries whose values are undefined: only their shapes are compared."""
+ROUNDED_ON_HOST = {"nn.functional.layer_norm", "native_layer_norm"}
+"""Entries compared with float64: for rows of one entry, whose gradient is zero, the processor's
+float32 leaves the difference of two large terms."""
 
 
 def _key(op: Any) -> str:
@@ -43,6 +46,18 @@ def _to_device(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().to("wgpu").requires_grad_(value.requires_grad)
     return torch.device("wgpu") if value == "cpu" or value == torch.device("cpu") else value
+
+
+def _to_double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().double().requires_grad_(value.requires_grad)
+    return value
+
+
+def _to_single(value: Any) -> Any:
+    return pytree.tree_map(
+        lambda leaf: leaf.float() if isinstance(leaf, torch.Tensor) else leaf, value
+    )
 
 
 def _differentiable(result: Any) -> list[torch.Tensor]:
@@ -104,8 +119,11 @@ def _check(op: Any, sample: Any) -> None:
             pytree.tree_map(_to_device, host)
         return
     device = pytree.tree_map(_to_device, host)
+    double = op.name in ROUNDED_ON_HOST
+    if double:
+        host = pytree.tree_map(_to_double, host)
     expected = op(host[0], *host[1], **host[2])
-    if not _tensor_types(expected) <= KINDS.keys():
+    if not double and not _tensor_types(expected) <= KINDS.keys():
         with pytest.raises(DeviceError, match="convert first"):
             op(device[0], *device[1], **device[2])
         return
@@ -115,11 +133,14 @@ def _check(op: Any, sample: Any) -> None:
     if op.name in UNDEFINED:
         assert actual.shape == expected.shape
         return
-    _close(_on_host(actual), _on_host(expected), scaled=False)
+    single = _to_single if double else _on_host
+    _close(_on_host(actual), single(_on_host(expected)), scaled=False)
     if _differentiable(expected):
         assert _differentiable(actual)
         _close(
-            _on_host(_gradients(device, actual)), _on_host(_gradients(host, expected)), scaled=True
+            _on_host(_gradients(device, actual)),
+            single(_on_host(_gradients(host, expected))),
+            scaled=True,
         )
 
 

@@ -47,7 +47,7 @@ def of_family(tiny: Config, family: str, *overrides: str) -> Config:
 def test_a_splat_model_learns_as_in_main_memory(
     tiny: Config, numba_device: KernelDevice, gpu: KernelDevice
 ) -> None:
-    config = of_family(tiny, "splat", "train.steps=20")
+    config = of_family(tiny, "splat", "train.steps=50")
     data = RunData.load(config)
     host = build_model(config, data.tokenizer.vocab_size, numba_device)
     host.initialize(data.train.tokens, data.token_counts, 0)
@@ -59,7 +59,7 @@ def test_a_splat_model_learns_as_in_main_memory(
         optimizers, objective = Optimizers(model, config.train, device), Objective(config.train)
         batches = data.batches(config)
         losses.append([])
-        for step in range(20):
+        for step in range(50):
             tokens = torch.from_numpy(batches.next_batch()).long().to(place_of(model))
             total, parts = objective(model, tokens, step)
             total.backward()
@@ -71,27 +71,32 @@ def test_a_splat_model_learns_as_in_main_memory(
     assert losses[1][-1] < losses[1][0]
 
 
-KINDS = {
-    "splat": "splat",
-    "transformer": "transformer",
-    "nano": "nano",
-    "ebt": "ebt",
-    "splat over a transformer": "splat",
+KINDS: dict[str, tuple[str, list[str]]] = {
+    "splat": ("splat", []),
+    "transformer": ("transformer", []),
+    "nano": ("nano", []),
+    "ebt": ("ebt", []),
+    "splat over a transformer": (
+        "splat",
+        ["model.context=transformer", "train.dsm_weight=0", "transformer.class_bounds=[8,16]"],
+    ),
+    "splat in float16": ("splat", ["train.precision=float16"]),
+    "transformer in float16": ("transformer", ["train.precision=float16"]),
 }
-SLOW = ("nano", "ebt", "splat over a transformer")
+QUICK = ("splat", "transformer")
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in KINDS]
+    "kind",
+    [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS],
 )
 def test_every_family_trains_and_resumes(
     kind: str, tiny: Config, gpu: KernelDevice, numba_device: KernelDevice, tmp_path: Path
 ) -> None:
     """All of them with `pytest -m "slow or not slow" tests/training/test_placement.py`."""
-    family = KINDS[kind]
-    over = ["model.context=transformer", "train.dsm_weight=0", "transformer.class_bounds=[8,16]"]
+    family, overrides = KINDS[kind]
     config = of_family(
-        tiny, family, *(over if kind not in FAMILIES else []),
+        tiny, family, *overrides,
         "train.device=wgpu", "train.steps=3", "train.accumulation=1", "train.ema_decay=0.5",
         "train.eval_every=2", "train.checkpoint_every=2", "train.eval_tokens=40",
     )  # fmt: skip
@@ -103,6 +108,7 @@ def test_every_family_trains_and_resumes(
     records = trainer.run.read_metrics()
     assert np.isfinite([r["loss"] for r in records if "loss" in r]).all()
     assert records[-1]["memory"]["device"] > 0
+    assert ("loss_scale" in records[-1]) == (kind == "transformer in float16")
 
     longer = apply_overrides(config, ["train.steps=4"])
     assert Trainer(longer, tmp_path / "run", gpu, resume=True).train().step == 4
@@ -126,14 +132,23 @@ def test_values_go_to_main_memory_wherever_they_are_nested() -> None:
     assert found[0]["b"][0] == 3
 
 
-def test_bfloat16_is_refused_on_a_gpu(
-    tiny: Config, gpu: KernelDevice, numba_device: KernelDevice
+def test_types_that_a_device_does_not_store_are_refused(
+    tiny: Config, gpu: KernelDevice, numba_device: KernelDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = of_family(tiny, "transformer", "train.precision=bfloat16")
-    with pytest.raises(ConfigError, match=r"use train\.precision=float32"):
-        training_device(gpu, config.train)
-    assert training_device(numba_device, config.train) is numba_device
-    assert training_device(gpu, tiny.train) is gpu
+    single, brain, half = (
+        of_family(tiny, "transformer", f"train.precision={precision}").train
+        for precision in ("float32", "bfloat16", "float16")
+    )
+    assert all(training_device(gpu, train) is gpu for train in (single, half))
+    assert all(training_device(numba_device, t) is numba_device for t in (single, brain))
+    with pytest.raises(ConfigError, match=r"for the processor .* use train\.precision=float16 or"):
+        training_device(gpu, brain)
+    with pytest.raises(ConfigError, match=r"for GPUs .* use train\.precision=bfloat16 or"):
+        training_device(numba_device, half)
+    monkeypatch.setattr(type(gpu), "supports_half", False)
+    with pytest.raises(ConfigError, match=r"no shader-f16.*: use train\.precision=float32"):
+        training_device(gpu, half)
+    assert training_device(gpu, single) is gpu
 
 
 STEPS_OF_A_PRESET = """

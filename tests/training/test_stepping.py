@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
+from ebm_wgpu.config import apply_overrides
 from ebm_wgpu.errors import EbmError
+from ebm_wgpu.splats.health import YOUNG
 from ebm_wgpu.training.recovery import DivergedError
 from ebm_wgpu.training.run_data import RunData
 from ebm_wgpu.training.state import TrainingState
@@ -35,6 +37,25 @@ def test_a_lowered_rate_lowers_every_step(tiny, state):
     outcome = Stepper(tiny.train).step(state, 0.5)
     assert outcome.lr == tiny.train.lr * 0.125
     assert (state.model.bias - before).abs().max().item() <= outcome.lr * 1.001
+
+
+def test_weights_of_old_unused_splats_decay_now_and_then(tiny, numba_device):
+    config = apply_overrides(tiny, ["train.splat_decay=0.01", "train.lr_splats=0"])
+    state = TrainingState(config, RunData.load(config), numba_device)
+    state.initialize()
+    alpha = state.model.log_alpha.detach().clone()
+    state.model.age += YOUNG
+    state.model.frequency[:] = 1 / len(alpha)
+    state.model.frequency[3] = 0
+    with torch.no_grad():
+        # Out of reach of any context, so that it stays unused.
+        state.model.log_alpha[3] -= 50
+        alpha[3] -= 50
+    for step in range(1, 2 * USAGE_EVERY + 1):
+        Stepper(config.train).step(state, 1.0)
+        lost = (alpha - state.model.log_alpha.detach()).tolist()
+        assert lost[3] == pytest.approx(0.01 * USAGE_EVERY * (step // USAGE_EVERY), abs=1e-5)
+        assert not any(lost[:3] + lost[4:])
 
 
 def test_usage_is_recorded_now_and_then(tiny, state):
