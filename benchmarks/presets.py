@@ -16,8 +16,8 @@ from ebm_wgpu.kernels import open_device
 from ebm_wgpu.presets import preset
 
 STEPS = 2
-WINDOWS = {"nano": 16, "small": 4, "base": 1}
-"""Windows of a step, by splat preset."""
+WINDOWS = {"nano": 16, "prototype": 16, "small": 4, "medium": 2, "base": 1}
+"""Windows of a step, by splat preset; production is base in its last phase."""
 
 
 def measure(name: str, device_name: str, windows: int) -> dict[str, float | str]:

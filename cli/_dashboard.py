@@ -230,6 +230,9 @@ def _state_rows(view: View) -> Iterator[tuple[str, str]]:
         yield "splats active", f"{splats['active']:,} of {splats['count']:,}"
         yield "coverage", f"{splats['coverage']:.0%}"
         yield "kappa", "{kappa_min:.3g} .. {kappa_mean:.3g} .. {kappa_max:.3g}".format(**splats)
+        phase = view.record.get("phase")
+        if phase is not None:
+            yield "phase", f"{phase['number']}, temperature {phase['temperature']:g}"
         rate = view.record.get("soc", {}).get("rate", 0.0)
         yield "SOC rate", f"{rate:.3g} splats a step"
     speed = view.record.get("tokens_per_second")

@@ -18,6 +18,7 @@ from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
 from ebm_wgpu.models.registry import FAMILIES, family_disagreements
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.options import Option, option, options_of
+from ebm_wgpu.training.curriculum_config import CurriculumConfig, curriculum_disagreements
 
 Latent = Literal["mean", "exact", "langevin"]
 
@@ -103,7 +104,12 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EnergyConfig:
-    """E(x | c) = E_splats - h.x + lambda_geom E_geom + lambda_comp E_comp - lambda_entropy H[q]."""
+    """E(x | c) = E_splats - h.x + lambda_geom E_geom + lambda_comp E_comp - lambda_entropy H[q].
+
+    The lambda_* switch terms into the energy of a latent, where score matching teaches them and
+    Langevin latents feel them. The *_loss shape splats and contexts: they weigh the same terms, as
+    losses of the mean latents that training makes, and leave the energy as it is.
+    """
 
     form: Literal["normalized", "published"] = option(
         "normalized", "vMF mixture, or the literal alpha (x.mu - 1)/tau over the nearest splats"
@@ -127,6 +133,21 @@ class EnergyConfig:
     )
     pair_bias: float = option(0.0, "b in the compositional term's sigmoid")
     term_neighbours: int = option(8, "nearest splats of the further terms", ge=2, le=128)
+    spread_loss: float = option(
+        0.0, "weight in training of keeping the latents of a batch apart, such as .01", ge=0
+    )
+    coverage_loss: float = option(
+        0.0, "weight in training of latents where rho is below rho_min, such as .1", ge=0
+    )
+    pair_loss: float = option(
+        0.0, "weight in training of E_comp of the latents of a batch, such as .1", ge=0
+    )
+    entropy_loss: float = option(
+        0.0,
+        "weight in training of minus the entropy of the splats that the latents of a batch make "
+        "use of, such as .01",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -169,14 +190,17 @@ class TrainConfig:
     lr: float = option(1e-3, "learning rate of encoder and decoder", gt=0)
     lr_splats: float = option(0.02, "learning rate of the splats", ge=0)
     weight_decay: float = option(0.1, "weight decay of matrices", ge=0)
+    splat_decay: float = option(
+        0.0, "rate a step at which weights of splats decay that are 100 steps old and unused", ge=0
+    )
     betas: tuple[float, float] = option((0.9, 0.95), "AdamW moment decays", ge=0, lt=1)
     warmup_steps: int = option(200, "steps of linear warm-up", ge=0)
     min_lr_ratio: float = option(0.1, "last learning rate over the highest", ge=0, le=1)
     grad_clip: float = option(1.0, "greatest norm of the gradient", gt=0)
-    precision: Literal["float32", "bfloat16"] = option(
+    precision: Literal["float32", "bfloat16", "float16"] = option(
         "float32",
-        "arithmetic of the forward pass: float32, or bfloat16 where torch deems it safe, which "
-        "families without splats can use; weights stay in float32",
+        "arithmetic of the forward pass: float32, or where it is safe float16 (on a GPU) or "
+        "bfloat16 (on the processor, families without splats); weights stay in float32",
     )
     ema_decay: float | None = option(
         None,
@@ -190,6 +214,12 @@ class TrainConfig:
     dsm_weight: float = option(0.0, "weight of score matching (reported at any weight)", ge=0)
     dsm_levels: tuple[float, ...] = option(
         (1.0, 5.0, 20.0), "noise concentrations of score matching per degree of freedom", gt=0
+    )
+    terms_weight: float = option(
+        0.1,
+        "weight of the score matching that teaches lambda_geom, lambda_comp and lambda_entropy, "
+        "those that are not 0, over splats that it leaves as they are",
+        ge=0,
     )
     balance_weight: float = option(0.01, "weight of the expert load-balancing loss", ge=0)
     eval_every: int = option(500, "steps between evaluations", ge=1)
@@ -220,6 +250,7 @@ class Config:
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     nano: NanoEBMConfig = field(default_factory=NanoEBMConfig)
@@ -268,11 +299,12 @@ class Config:
         )
         kernels = FAMILIES[model.family].splats and model.context == "hierarchical"
         yield (
-            self.train.precision != "float32" and kernels,
-            f"train.precision={self.train.precision} is for families that torch computes and "
-            f"model.family={model.family} runs kernels of its own: use train.precision=float32",
+            self.train.precision == "bfloat16" and kernels,
+            "train.precision=bfloat16 is for families that torch computes and model.family="
+            f"{model.family} runs kernels of its own: use train.precision=float32",
         )
         yield from family_disagreements(self)
+        yield from curriculum_disagreements(self)
 
     def to_json(self) -> str:
         """The configuration as JSON text, two levels of objects, ending in a newline."""

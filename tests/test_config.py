@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ebm_wgpu.config import OPTIONS, Config, TrainConfig, apply_overrides
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.registry import FAMILIES
+from ebm_wgpu.presets import preset
 from ebm_wgpu.text.tokenizers import TOKENIZERS
 
 
@@ -153,13 +154,29 @@ def test_a_wrong_override_is_one_line_that_names_it(override, message):
 
 
 @pytest.mark.parametrize(
-    "term", ["energy.lambda_geom=1", "energy.lambda_comp=1", "energy.form=published"]
+    "term",
+    [
+        "energy.lambda_geom=1",
+        "energy.lambda_comp=1",
+        "energy.lambda_entropy=1",
+        "energy.form=published",
+    ],
 )
 @pytest.mark.parametrize("key", ["sampler.latent", "train.token_latent"])
 def test_exact_latents_need_the_solvable_energy(key, term):
     assert value_of(apply_overrides(Config(), [f"{key}=exact"]), key) == "exact"
     with pytest.raises(ConfigError, match=f"use {key}=langevin"):
         apply_overrides(Config(), [f"{key}=exact", term])
+
+
+def test_energy_terms_need_splats_with_a_density():
+    few = ["model.n_splats=4", "energy.n_neighbours=4", "sampler.list_size=4"]
+    apply_overrides(Config(), few)
+    for term in ("lambda_comp", "pair_loss"):
+        with pytest.raises(ConfigError, match=r"neighbours=8 must be <= model\.n_splats=4"):
+            apply_overrides(Config(), [*few, f"energy.{term}=0.1"])
+        with pytest.raises(ConfigError, match=rf"energy\.{term}=0\.1 must be 0 for model"):
+            apply_overrides(preset("wikitext-splat"), [f"energy.{term}=0.1"])
 
 
 def edited(section: str, **entries) -> str:

@@ -7,8 +7,10 @@ import torch
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.causal_transformer import CausalTransformer
+from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.models.transformer_config import TRANSFORMER_PRESETS
 from ebm_wgpu.presets import PRESETS, load_config, preset
+from ebm_wgpu.training.curriculum import Curriculum
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -34,7 +36,33 @@ def test_presets_have_the_shapes_they_are_named_for():
         "nano": ("bpe", 4096, 64, 4096, 128),
         "small": ("bpe", 16384, 256, 16384, 256),
         "base": ("gpt2", 50257, 640, 50000, 512),
+        "prototype": ("bpe", 4096, 64, 5000, 128),
+        "medium": ("bpe", 16384, 384, 30000, 256),
+        "production": ("gpt2", 50257, 640, 50000, 512),
     }
+
+
+def test_presets_of_the_specification_grow_in_three_phases():
+    phases = {name: c.curriculum.splats for name, c in PRESETS.items() if c.curriculum.splats}
+    assert phases == {
+        "prototype": (500, 3000, 5000),
+        "medium": (3000, 18000, 30000),
+        "production": (5000, 30000, 50000),
+    }
+    # The last phase of production is base, so that it needs no more memory than that.
+    for name, plain in (("prototype", "nano"), ("production", "base")):
+        final = Curriculum(PRESETS[name]).phases[-1].config
+        assert final.train == PRESETS[plain].train and final.data == PRESETS[plain].data
+    assert Curriculum(PRESETS["production"]).phases[-1].config.model == PRESETS["base"].model
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("prototype", 0.94), ("small", 11.6), ("medium", 27)]
+)
+def test_curricula_have_the_sizes_their_docstrings_say(name, millions, numba_device):
+    config = preset(name)
+    model = build_model(config, config.data.vocab_size, numba_device)
+    assert model.n_parameters() == pytest.approx(millions * 1e6, rel=0.05)
 
 
 @pytest.mark.parametrize("size", ["", "-gpu"])
@@ -51,7 +79,7 @@ def test_presets_of_the_other_families_have_the_shapes_of_nanogpt():
     shapes = {
         name: (c.model.family, c.transformer.n_layers, c.transformer.dim, c.data.block_size)
         for name, c in PRESETS.items()
-        if c.model.family != "splat" and c.data.tokenizer != "word"
+        if c.model.family != "splat" and c.data.tokenizer != "word" and not name.startswith("ebt")
     }
     assert shapes == {
         "transformer-small": ("transformer", 6, 320, 256),
@@ -80,6 +108,20 @@ def test_the_compact_transformers_have_their_sizes(size, millions):
     larger = apply_overrides(config, ["transformer.dim=768", "transformer.n_heads=6"])
     with torch.device("meta"):
         assert CausalTransformer(larger.transformer, 99).weight.shape == (99, 768)
+
+
+def test_the_energy_transformers_are_those_of_the_paper():
+    shapes = {
+        name: (c.model.family, c.ebt.n_layers, c.ebt.n_heads, c.ebt.dim, c.train.lr)
+        for name, c in PRESETS.items()
+        if name.startswith("ebt")
+    }
+    assert shapes == {
+        "ebt-small": ("ebt", 12, 12, 768, 6e-4),
+        "ebt-medium": ("ebt", 24, 16, 1024, 3e-4),
+        "ebt-large": ("ebt", 24, 16, 1536, 2.5e-4),
+        "ebt-xl": ("ebt", 24, 32, 2048, 2e-4),
+    }
 
 
 def test_unknown_preset_names_the_nearest():

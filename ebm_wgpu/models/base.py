@@ -13,6 +13,7 @@ from ebm_wgpu.errors import ConfigError
 
 if TYPE_CHECKING:
     from ebm_wgpu.models.context import Context
+    from ebm_wgpu.models.energy_ops import EnergyTerms
     from ebm_wgpu.models.mixture_ops import Splats
     from ebm_wgpu.splats.store import SplatStore
 
@@ -135,6 +136,11 @@ class SplatModel(LanguageModel):
         """Itself."""
         return self
 
+    @property
+    def energy_terms(self) -> EnergyTerms | None:
+        """Terms of the energy beside the mixture, which score matching teaches; or none."""
+        return None
+
     @abstractmethod
     def to_store(self) -> SplatStore:
         """The splats as a store of its own memory."""
@@ -146,6 +152,10 @@ class SplatModel(LanguageModel):
     @abstractmethod
     def record_usage(self, tokens: Tensor, steps: int) -> None:
         """Age all splats by `steps`, and count their use after tokens (B, T)."""
+
+    @abstractmethod
+    def decay_weights(self, amount: float) -> None:
+        """Let the log weights of old splats that are not used fall by `amount`."""
 
     @abstractmethod
     def features(self, tokens: Tensor) -> Context:

@@ -42,7 +42,9 @@ def _splat(config: Config, vocab_size: int, device: KernelDevice) -> LanguageMod
     if config.model.context == "transformer":
         from ebm_wgpu.models.splat_transformer import SplatTransformer
 
-        return SplatTransformer(config.model, config.transformer, config.memory, vocab_size)
+        return SplatTransformer(
+            config.model, config.transformer, config.memory, vocab_size, config.sampler, device
+        )
     from ebm_wgpu.models.splat_lm import SplatLM
 
     return SplatLM(config.model, config.energy, vocab_size, device, config.sampler)
@@ -66,6 +68,19 @@ def _ebt(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel
     return EnergyTransformer(config.ebt, vocab_size)
 
 
+_TERMS = ("lambda_geom", "lambda_comp", "lambda_entropy")
+_ALL_TERMS = (*_TERMS, "spread_loss", "coverage_loss", "pair_loss", "entropy_loss")
+
+
+def _energy_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"energy.{name}" for name in names)
+
+
+def _further_terms(config: Config) -> tuple[float, ...]:
+    """Weights of all energy terms beside the mixture, in the order of `_ALL_TERMS`."""
+    return tuple(getattr(config.energy, name) for name in _ALL_TERMS)
+
+
 def _splat_disagreements(config: Config) -> Disagreements:
     if config.model.context == "transformer":
         yield from _splat_transformer_disagreements(config)
@@ -76,28 +91,39 @@ def _splat_disagreements(config: Config) -> Disagreements:
     ):
         n_splats = config.model.n_splats
         yield size > n_splats, f"{key}={size} must be <= model.n_splats={n_splats}"
-    energy = config.energy
-    solvable = energy.form == "normalized" and not (energy.lambda_geom or energy.lambda_comp)
+    energy, n_splats = config.energy, config.model.n_splats
+    in_energy = any(getattr(energy, name) for name in _TERMS)
+    yield (
+        energy.term_neighbours > n_splats and any(_further_terms(config)),
+        f"energy.term_neighbours={energy.term_neighbours} must be <= model.n_splats={n_splats}",
+    )
     for key, latent in _latents(config):
         yield (
-            latent == "exact" and not solvable,
-            f"{key}=exact needs energy.form=normalized, energy.lambda_geom=0 and "
-            f"energy.lambda_comp=0: use {key}=langevin",
+            latent == "exact" and (energy.form != "normalized" or in_energy),
+            f"{key}=exact needs energy.form=normalized and {'=0, '.join(_energy_keys(_TERMS))}=0: "
+            f"use {key}=langevin",
         )
 
 
 def _splat_transformer_disagreements(config: Config) -> Disagreements:
     yield from _transformer_disagreements(config)
-    for key, latent in _latents(config):
-        yield (
-            latent != "mean",
-            f"{key}={latent} must be mean for model.context=transformer: its decoder reads states",
-        )
     yield (
         config.train.dsm_weight > 0,
         f"train.dsm_weight={config.train.dsm_weight} must be 0 for model.context=transformer: its "
         "splats are states, which score matching does not teach",
     )
+    memory = config.memory
+    yield (
+        memory.search in ("auto", "brute", "hrm2") and memory.n_neighbours > 128,
+        f"memory.n_neighbours={memory.n_neighbours} must be <= 128 for memory.search="
+        f"{memory.search}: use memory.search=flat for more",
+    )
+    for key, value in zip(_energy_keys(_ALL_TERMS), _further_terms(config), strict=True):
+        yield (
+            value > 0,
+            f"{key}={value} must be 0 for model.context=transformer: its splats are states, whose "
+            "energy has no further terms",
+        )
 
 
 def _transformer_disagreements(config: Config) -> Disagreements:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ebm_wgpu.config import EnergyConfig, ModelConfig
 from ebm_wgpu.errors import StoreError
 from ebm_wgpu.models.mixture_ops import Splats, log_peak
+from ebm_wgpu.splats.health import YOUNG, active_splats
 from ebm_wgpu.splats.store import SplatStore
 
 _EDGE = 1e-6
@@ -136,6 +137,12 @@ class SplatMixture(nn.Module):
         )
         store.validate()
         return store
+
+    @torch.no_grad()
+    def decay_weights(self, amount: float) -> None:
+        """alpha <- alpha exp(-amount) of splats `YOUNG` steps old or older that are not used."""
+        idle = ~active_splats(self.frequency.numpy()) & (self.age.numpy() >= YOUNG)
+        self.log_alpha.sub_((amount * torch.from_numpy(idle).float()).to(self.log_alpha.device))
 
     def kappa(self) -> Tensor:
         """Concentrations per degree of freedom, (N,)."""

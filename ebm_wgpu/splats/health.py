@@ -77,7 +77,6 @@ def splat_health(store: SplatStore, seed: int = 0) -> SplatHealth:
     margin = AT_LIMIT * (high - low)
     ends = (store.kappa <= low + margin, store.kappa >= high - margin)
     at_limits = [float(end.mean()) if high > low else 0.0 for end in ends]
-    total = store.frequency.sum()
     return SplatHealth(
         count=len(store),
         dimension=store.dimension,
@@ -88,16 +87,20 @@ def splat_health(store: SplatStore, seed: int = 0) -> SplatHealth:
         largest_share=float(pi.max()),
         at_kappa_min=at_limits[0],
         at_kappa_max=at_limits[1],
-        effective_weight=_effective(pi),
-        effective_use=_effective(store.frequency / total) if total > 0 else 0.0,
+        effective_weight=effective_number(pi),
+        effective_use=effective_number(store.frequency),
         duplicates=_duplicates(store, seed),
     )
 
 
-def _effective(share: NDArray[np.float64]) -> float:
-    """exp of the entropy of shares that sum to 1, (N,)."""
-    positive = share[share > 0]
-    return float(np.exp(-(positive * np.log(positive)).sum()))
+def effective_number(amounts: ArrayLike) -> float:
+    """exp of the entropy of amounts >= 0 (N,) as shares of their sum; 0 where that is 0."""
+    amount = np.asarray(amounts, np.float64)
+    positive = amount[amount > 0]
+    if not len(positive):
+        return 0.0
+    share = positive / positive.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
 
 
 def _duplicates(store: SplatStore, seed: int) -> float:

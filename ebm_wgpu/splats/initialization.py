@@ -204,14 +204,13 @@ def build_store(
         raise ConfigError("token counts must be finite and not negative: count the corpus again")
     if n_splats < 1:
         raise ConfigError(f"n_splats {n_splats}: use at least 1")
-    vocab_size, dimension = rows.shape
+    vocab_size = len(rows)
     weights = counts + 0.5
     if n_splats >= vocab_size:
-        copies = _highest_averages(weights, n_splats - vocab_size)
+        copies = highest_averages(weights, n_splats - vocab_size)
         extra = np.repeat(np.arange(vocab_size), copies - 1)
         sid = np.concatenate([np.arange(vocab_size), extra])
-        concentration = inverse_mean_cosine(jitter_cosine, dimension)
-        jittered = sample_vmf(concentration * rows[extra], np.random.default_rng(seed))
+        jittered = scattered(rows[extra], np.random.default_rng(seed), jitter_cosine)
         mu = np.concatenate([rows, jittered])
     else:
         sid = np.sort(np.argsort(-counts, kind="stable")[:n_splats])
@@ -224,6 +223,32 @@ def build_store(
         frequency=counts[sid] / copies[sid] / max(counts.sum(), 1),
         kappa_range=kappa_range,
     )
+
+
+def scattered(
+    mu: ArrayLike, rng: np.random.Generator, cosine: float = JITTER_COSINE
+) -> NDArray[Any]:
+    """A vMF draw around each of the unit rows mu (n, d), at that mean cosine to it."""
+    rows = np.asarray(mu)
+    return sample_vmf(inverse_mean_cosine(cosine, rows.shape[1]) * rows, rng)
+
+
+def highest_averages(
+    weights: ArrayLike, extras: int, held: ArrayLike | None = None
+) -> NDArray[np.int64]:
+    """How many each has, (n,), when each of `extras` more goes to the highest weight / number held.
+
+    weights: (n,) >= 0; ties go to the first. held: (n,) >= 1, what each has already (default: 1).
+    """
+    weight = np.asarray(weights, np.float64)
+    numbers = np.array(np.broadcast_to(1 if held is None else held, len(weight)), np.int64)
+    queue = [(-share, place) for place, share in enumerate((weight / numbers).tolist())]
+    heapq.heapify(queue)
+    for _ in range(extras):
+        place = queue[0][1]
+        numbers[place] += 1
+        heapq.heapreplace(queue, (-weight[place] / numbers[place], place))
+    return numbers
 
 
 def _cooccurrences(ids: NDArray[Any], vocab_size: int, window: int) -> Any:
@@ -281,15 +306,3 @@ def _normalised_rows(rows: NDArray[Any], dimension: int, seed: int) -> Float32Ar
     empty = lengths <= np.finfo(np.float32).eps * lengths.max()
     padded[empty] = uniform_directions(len(rows), dimension, seed)[empty]
     return projx(padded).astype(np.float32)
-
-
-def _highest_averages(weights: NDArray[np.float64], extras: int) -> NDArray[np.int64]:
-    """Splats a token, 1 and up, when each extra goes to the highest weight / splats held."""
-    held = np.ones(len(weights), np.int64)
-    queue = [(-weight, token) for token, weight in enumerate(weights.tolist())]
-    heapq.heapify(queue)
-    for _ in range(extras):
-        token = queue[0][1]
-        held[token] += 1
-        heapq.heapreplace(queue, (-weights[token] / held[token], token))
-    return held

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from ebm_wgpu.training.grown_rows import GrownRows, is_splat_parameter
+
 WARMUP = 10
 """Updates after which the average looks back as far as half its decay allows, roughly."""
 
@@ -41,6 +43,25 @@ class WeightAverage:
             average = self._average[name].lerp_(weight, 1 - decay)
             if getattr(weight, "spherical", False):
                 average.div_(torch.linalg.vector_norm(average, dim=-1, keepdim=True))
+
+    @torch.no_grad()
+    def grown(self, before: nn.Module, after: nn.Module, rows: GrownRows) -> WeightAverage:
+        """The average of `after`, whose splats grew from those of `before`, averaged so far.
+
+        What growth changed in the weights of a splat it changes in their average; new splats begin
+        with the weights they have.
+        """
+        average = WeightAverage(after, self._decay)
+        average.updates = self.updates
+        old = learning(before)
+        for name, weight in average._average.items():
+            held = self._average[name]
+            if is_splat_parameter(learning(after)[name]):
+                lag = rows.take(held - old[name], new=False)
+                weight.add_(lag)
+            else:
+                weight.copy_(held)
+        return average
 
     @contextlib.contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebm_wgpu.models.base import LanguageModel, SplatModel
 from ebm_wgpu.models.splat_transformer import SplatTransformer
-from ebm_wgpu.splats.health import active_splats
+from ebm_wgpu.splats.health import active_splats, effective_number
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.training.checkpoints import SPLATS_FILE, WEIGHTS_FILE, Checkpoint, check_shapes
 
@@ -76,7 +76,8 @@ def splat_statistics(
     (`splats.health.active_splats`);
     "coverage", the share of the training text whose token has an active splat; kappa_{min,mean,max}
     and the shares at_kappa_{min,max} of splats within a hundredth of either end of `kappa_range`;
-    and "effective", exp of the entropy of pi, which is N when all weigh the same.
+    and "effective" and "effective_use", exp of the entropy of pi and of the shares of use, which
+    are N when all weigh the same and are used alike.
 
     Args:
         model: has the splats.
@@ -98,4 +99,5 @@ def splat_statistics(
         "at_kappa_min": float((kappa <= kappa_range[0] + margin).double().mean()),
         "at_kappa_max": float((kappa >= kappa_range[1] - margin).double().mean()),
         "effective": float((-(log_pi.exp() * log_pi).sum()).exp()),
+        "effective_use": effective_number(use),
     }

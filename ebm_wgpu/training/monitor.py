@@ -5,10 +5,14 @@ A line of metrics.jsonl is an object with
     step                  optimiser steps taken
     loss, token, ...      the loss, its parts and what else the model measures, means since the
                           line before, nats; grad_norm before clipping
+    loss_scale, skipped   of train.precision=float16: `LossScale`, and the share of steps that it
+                          left out, of which grad_norm does not speak
     lr                    learning rate of encoder and decoder
     splats                `splat_statistics`, of models made of splats
-    soc                   of runs that consolidate: {"rate": new splats a step, since the line
-                          before}
+    phase, soc, growth    of runs with a curriculum: {number, temperature}; where the model was
+                          evaluated {"rate": new splats a step since then, "critical": share of
+                          training states that ask for one}; once after growth {from, to, and how
+                          many new splats for tokens uncovered, critical states, splats most used}
     tokens_per_second, elapsed (seconds of training), memory and disk (bytes)
     valid                 the scores, where the model was evaluated; unigram_nll at step 0 is what
                           a model that knows only frequencies would score
@@ -84,7 +88,10 @@ class Monitor:
         limits = (model.kappa_min, model.kappa_max)
         means = {name: value / progress.logged_steps for name, value in progress.logged.items()}
         speed = tokens_a_step / means.pop("seconds")
-        event, progress.rollback = progress.rollback, None
+        if "grad_norm" in means:
+            means["grad_norm"] /= 1 - means.get("skipped", 0.0)
+        events = {"rollback": progress.rollback, "growth": progress.growth}
+        progress.rollback = progress.growth = None
         progress.logged, progress.logged_steps = {}, 0
         return {
             **means,
@@ -96,7 +103,7 @@ class Monitor:
             "elapsed": progress.elapsed,
             "memory": memory(self._device),
             "disk": {"free": free_space(self._run.path), "checkpoint": self._checkpoint_size},
-            **({} if event is None else {"rollback": event}),
+            **{name: event for name, event in events.items() if event is not None},
         }
 
     def write(self, record: dict[str, Any]) -> Mapping[str, Any]:

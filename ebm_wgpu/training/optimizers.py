@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,9 +12,13 @@ from torch import Tensor, nn
 from ebm_wgpu.config import TrainConfig
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.kernel_tensors import Kernels
+from ebm_wgpu.training.grown_rows import GrownRows, is_splat_parameter
 
 ADAM_EPS = 1e-8
 _BASE_RATE = "base_lr"
+_CLIP_SAFETY = 1e-6
+"""What torch adds to a norm before it divides by it."""
+_SECOND_MOMENTS = ("exp_avg_sq", "square")
 
 
 class RiemannianAdam(torch.optim.Optimizer):
@@ -136,9 +141,22 @@ class Optimizers:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def clip(self, norm: float) -> float:
-        """Scale all gradients so that their common norm is at most `norm`; returns what it was."""
-        return float(nn.utils.clip_grad_norm_(self._parameters, norm))
+    def clip(self, norm: float, loss_scale: float = 1.0) -> float:
+        """Scale all gradients so that their common norm is at most `norm`; returns what it was.
+
+        As `torch.nn.utils.clip_grad_norm_`, but gradients that need no change are not touched, and
+        neither are any whose norm is not finite.
+
+        Args:
+            norm: the greatest that is left.
+            loss_scale: gradients, and the norm returned, are divided by it first.
+        """
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        length = float(nn.utils.get_total_norm(gradients)) / loss_scale
+        factor = min(1.0, norm / (length + _CLIP_SAFETY)) / loss_scale
+        if math.isfinite(length) and factor != 1:
+            torch._foreach_mul_(gradients, factor)
+        return length
 
     def step(self, factor: float) -> None:
         """Take a step at `factor` times the configured learning rates."""
@@ -155,3 +173,27 @@ class Optimizers:
         """Go to a state that `state_dict` gave for a model of the same shape."""
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+    def take_over(self, before: Optimizers, rows: GrownRows) -> None:
+        """Go on from the state of the optimisers of a model whose splats have grown into these.
+
+        The state of a splat that was there stays; a new one has the second moments of the splat it
+        split off and no momentum.
+        """
+        for new, old in zip(self._optimizers, before._optimizers, strict=True):
+            for group, old_group in zip(new.param_groups, old.param_groups, strict=True):
+                for now, then in zip(group["params"], old_group["params"], strict=True):
+                    if then in old.state:
+                        held = old.state[then]
+                        grown = is_splat_parameter(now)
+                        new.state[now] = _grown(held, rows) if grown else held
+
+
+def _grown(state: dict[str, Any], rows: GrownRows) -> dict[str, Any]:
+    """State of a parameter with a row a splat, after growth."""
+    return {
+        name: rows.take(value, new=name in _SECOND_MOMENTS)
+        if isinstance(value, Tensor) and value.ndim
+        else value
+        for name, value in state.items()
+    }

@@ -49,6 +49,14 @@ class Schedule:
         cosine = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
         return min(warmup, 1.0) * (self.min_ratio + (1 - self.min_ratio) * cosine)
 
+    def share(self, step: int, elapsed: float = 0.0) -> float:
+        """Share of the run that is over after `step` steps in `elapsed` seconds.
+
+        Of its steps or of its time limit, whichever is further on.
+        """
+        over = step / self.steps
+        return over if self.max_seconds is None else max(over, elapsed / self.max_seconds)
+
     def finished(self, step: int, elapsed: float) -> bool:
         """Whether `step` steps in `elapsed` seconds are all of the run."""
         return step >= self.steps or self.out_of_time(elapsed)

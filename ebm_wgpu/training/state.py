@@ -16,13 +16,16 @@ from ebm_wgpu.errors import CheckpointError
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.registry import build_model
+from ebm_wgpu.splats.growth import Growth
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.text.datasets import BlockDataset
 from ebm_wgpu.training.averaging import WeightAverage, learning, load_learning
-from ebm_wgpu.training.checkpoints import Checkpoint
+from ebm_wgpu.training.checkpoints import Checkpoint, check_tokenizer
+from ebm_wgpu.training.grown_rows import GrownRows
 from ebm_wgpu.training.model_state import model_weights, restore_model
 from ebm_wgpu.training.optimizers import Optimizers
 from ebm_wgpu.training.placement import on_host, torch_device_of
+from ebm_wgpu.training.precision import LossScale
 from ebm_wgpu.training.run_data import RunData
 
 
@@ -39,6 +42,9 @@ class Progress:
         stale: evaluations in a row that were no better than `best_nll`.
         rate_scale: factor of the learning rates, 1 until a rollback lowers it.
         rollback: what led to a rollback, until the next line of metrics tells of it.
+        loss_scale: of train.precision=float16.
+        growth: the new splats of a phase, until the next line of metrics tells of them.
+        soc_mark: step and number of splats at the last line of metrics with a "soc" part.
         logged: sums of what was measured since the last line of metrics, over `logged_steps` steps.
     """
 
@@ -50,6 +56,9 @@ class Progress:
     stale: int = 0
     rate_scale: float = 1.0
     rollback: dict[str, Any] | None = None
+    loss_scale: LossScale = field(default_factory=LossScale)
+    growth: dict[str, Any] | None = None
+    soc_mark: tuple[int, int] | None = None
     logged: dict[str, float] = field(default_factory=dict)
     logged_steps: int = 0
 
@@ -76,6 +85,7 @@ class TrainingState:
     """Model, optimisers, average, position in the data, and progress.
 
     Attributes:
+        config: of the run, in the phase of its curriculum that this state is of.
         model: what learns.
         optimizers: what moves it.
         average: moving average of its weights, or none.
@@ -85,7 +95,8 @@ class TrainingState:
 
     def __init__(self, config: Config, data: RunData, device: KernelDevice) -> None:
         """A model that has neither been initialised nor restored yet."""
-        self._config, self._data, self._place = config, data, torch_device_of(device)
+        self.config, self._data, self._device = config, data, device
+        self._place = torch_device_of(device)
         torch.manual_seed(config.train.seed)
         self.model: LanguageModel = build_model(config, data.tokenizer.vocab_size, device)
         self.optimizers = Optimizers(self.model, config.train, device)
@@ -95,7 +106,7 @@ class TrainingState:
 
     def initialize(self) -> None:
         """First values of everything, from the corpus and the seed."""
-        config, data = self._config, self._data
+        config, data = self.config, self._data
         self.model.initialize(
             data.train.tokens,
             data.token_counts,
@@ -136,19 +147,48 @@ class TrainingState:
         with contextlib.nullcontext() if self.average is None else self.average.applied(self.model):
             yield self.model
 
+    def grown(self, config: Config, growth: Growth) -> TrainingState:
+        """This state with splats that have grown: all else goes on as it is.
+
+        Splats that were there keep weights and optimiser state; a new one starts at rest, with the
+        second moments of the splat it split off. In a moving average it begins as it is.
+
+        Args:
+            config: of the phase, with the new number of splats.
+            growth: of the splats of this state.
+        """
+        random = torch.get_rng_state()
+        after = TrainingState(config, self._data, self._device)
+        torch.set_rng_state(random)
+        shapes = {name: tensor.shape for name, tensor in after.model.state_dict().items()}
+        before = self.model.state_dict()
+        same = {name: on_host(t) for name, t in before.items() if t.shape == shapes[name]}
+        after.model.load_state_dict(same, strict=False)
+        if after.model.splat_model is not None:
+            after.model.splat_model.load_store(growth.store)
+        after.model.to(self._place)
+        rows = GrownRows(torch.from_numpy(growth.origin), torch.from_numpy(growth.born))
+        after.optimizers.take_over(self.optimizers, rows)
+        if self.average is not None:
+            after.average = self.average.grown(self.model, after.model, rows)
+        after.batches, after.progress = self.batches, self.progress
+        return after
+
     def restore(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Go to the state that `capture` took; the state of the trainer, with what was added to it.
 
         Raises:
-            CheckpointError: the checkpoint is of another model, text or version of the trainer.
+            CheckpointError: the checkpoint is of another model, tokenizer, text or version of the
+                trainer.
         """
+        check_tokenizer(checkpoint, self._data.tokenizer.fingerprint)
         restore_model(self.model, checkpoint)
         self.model.to(self._place)
         state = checkpoint.trainer_state()
         try:
             if state["data_sha256"] != self._data.fingerprint:
                 raise CheckpointError(
-                    f"{self._config.data.dataset} is not the text this run was trained on: restore "
+                    f"{self.config.data.dataset} is not the text this run was trained on: restore "
                     "it, or start a new run"
                 )
             self.progress = _progress(state["progress"])
@@ -166,7 +206,7 @@ class TrainingState:
         return state
 
     def _restore_average(self, state: Mapping[str, Any]) -> None:
-        decay = self._config.train.ema_decay
+        decay = self.config.train.ema_decay
         if decay is None:
             return
         self.average = WeightAverage(self.model, decay)
@@ -176,5 +216,6 @@ class TrainingState:
 
 def _progress(state: Mapping[str, Any]) -> Progress:
     progress = Progress(**state)
+    progress.loss_scale = LossScale(**state.get("loss_scale", {}))
     progress.ranking = [(float(nll), int(step)) for nll, step in progress.ranking]
     return progress

@@ -13,7 +13,7 @@ from ebm_wgpu.config import TrainConfig
 from ebm_wgpu.errors import EbmError
 from ebm_wgpu.training.objectives import Objective
 from ebm_wgpu.training.placement import place_of
-from ebm_wgpu.training.precision import autocast
+from ebm_wgpu.training.precision import LossScale, autocast, scales_loss
 from ebm_wgpu.training.recovery import DivergedError, check_finite, has_finite_parameters
 from ebm_wgpu.training.state import TrainingState
 
@@ -49,34 +49,48 @@ class Stepper:
     def step(self, state: TrainingState, factor: float) -> StepOutcome:
         """Take a step at `factor` times the configured rates; the progress of `state` counts it.
 
+        Where the loss is scaled (`LossScale`) and the gradient is not finite, the weights stay as
+        they are, the batches are consumed, and the scale falls.
+
         Raises:
             DivergedError: loss or gradient is not finite; the weights are as they were, but batches
                 were consumed.
         """
         begin = time.perf_counter()
         train, progress, place = self._train, state.progress, place_of(state.model)
+        scaled = scales_loss(train.precision, state.model)
+        scale = progress.loss_scale if scaled else LossScale(1.0)
         parts: dict[str, float] = {}
         for micro in range(train.accumulation):
             tokens = torch.from_numpy(state.batches.next_batch()).long().to(place)
-            for name, value in self._backward(state, tokens, micro).items():
+            for name, value in self._backward(state, tokens, micro, scale.factor).items():
                 parts[name] = parts.get(name, 0.0) + value / train.accumulation
-        parts["grad_norm"] = state.optimizers.clip(train.grad_clip)
+        norm = state.optimizers.clip(train.grad_clip, scale.factor)
+        if scaled:
+            parts["loss_scale"] = scale.factor
+        skipped = scale.skips(norm)
+        parts |= {"skipped": 1.0} if skipped else {"grad_norm": norm}
         check_finite(parts, progress.step + 1)
         factor *= progress.rate_scale
-        state.optimizers.step(factor)
+        if not skipped:
+            state.optimizers.step(factor)
+            if state.average is not None:
+                state.average.update(state.model)
         state.optimizers.zero_grad()
-        if state.average is not None:
-            state.average.update(state.model)
         progress.step += 1
         splats = state.model.splat_model
         if splats is not None and progress.step % USAGE_EVERY == 0:
             splats.record_usage(tokens[:1, :-1], USAGE_EVERY)
+            if train.splat_decay:
+                splats.decay_weights(USAGE_EVERY * train.splat_decay)
         return StepOutcome(parts, train.lr * factor, time.perf_counter() - begin)
 
-    def _backward(self, state: TrainingState, tokens: torch.Tensor, micro: int) -> dict[str, float]:
+    def _backward(
+        self, state: TrainingState, tokens: torch.Tensor, micro: int, scale: float
+    ) -> dict[str, float]:
         train, progress = self._train, state.progress
         try:
-            with autocast(train.precision):
+            with autocast(train.precision, state.model):
                 total, measured = self._objective(
                     state.model, tokens, _seed(train.seed, progress.step, micro)
                 )
@@ -84,7 +98,7 @@ class Stepper:
             if has_finite_parameters(state.model):
                 raise
             raise DivergedError("loss", math.nan, progress.step + 1) from error
-        (total / train.accumulation).backward()
+        (scale * total / train.accumulation).backward()
         return measured
 
 

@@ -23,6 +23,7 @@ from ebm_wgpu.training.callbacks import (
     TrainResult,
 )
 from ebm_wgpu.training.checkpoints import read_checkpoint, write_checkpoint
+from ebm_wgpu.training.curriculum import Curriculum
 from ebm_wgpu.training.interrupts import Interrupts, deterministic_torch
 from ebm_wgpu.training.monitor import Monitor, unigram_nll
 from ebm_wgpu.training.objectives import evaluate_score_matching
@@ -74,11 +75,12 @@ class Trainer:
         self._callbacks = CallbackList(callbacks)
         self._resume = resume
         self._schedule = Schedule.from_config(config.train)
+        self._curriculum = Curriculum(config)
         self._stepper = Stepper(config.train)
 
     @property
     def model(self) -> LanguageModel:
-        """The model being trained; another object after a rollback."""
+        """The model being trained; another object after a rollback, and when splats grow."""
         return self._state.model
 
     def train(self) -> TrainResult:
@@ -146,12 +148,16 @@ class Trainer:
 
     def _go_to(self, step: int | None) -> None:
         """Make everything what it was at the checkpoint of `step`, or at first."""
-        state, mark = TrainingState(self.config, self._data, self.device), None
+        phase, mark = self._curriculum.phases[0], None
         if step is None:
+            state = TrainingState(phase.config, self._data, self.device)
             state.initialize()
         else:
             path = self.run.checkpoint_path(step)
-            found = state.restore(read_checkpoint(path))
+            checkpoint = read_checkpoint(path)
+            phase = self._curriculum.of(checkpoint.store)
+            state = TrainingState(phase.config, self._data, self.device)
+            found = state.restore(checkpoint)
             self._changes = self._compare(path, found)
             mark = MetricsMark(**found["metrics"])
             self._monitor.on_checkpoint(path)
@@ -184,13 +190,13 @@ class Trainer:
 
     def _steps(self, interrupts: Interrupts) -> StopReason:
         """Step until there is a reason to stop, evaluating and saving on the way."""
-        state, train = self._state, self.config.train
-        progress = state.progress
+        progress, train = self._state.progress, self.config.train
         if self.run.pointer("last") is None:
             reference = {"unigram_nll": unigram_nll(self._data, self._valid.tokens)}
             self._monitor.write({"step": 0, **reference, "valid": self._evaluate().summary()})
         reason = self._reason_to_end()
         while reason is None:
+            state = self._enter_phase()
             factor = self._schedule.factor(progress.step, self._tick())
             outcome = self._stepper.step(state, factor)
             self._monitor.add(progress, outcome)
@@ -199,12 +205,12 @@ class Trainer:
             kept = False
             if reason or (progress.step % train.eval_every == 0 and not interrupts.requested):
                 report = self._evaluate()
-                valid = {"valid": report.summary()}
+                valid = {**self._curriculum.soc(state, self._data), "valid": report.summary()}
                 kept = progress.score(report.nll_per_token, train.keep_best)
                 reason = reason or self._reason_to_end()
             record = None
             if valid or progress.step % train.log_every == 0:
-                line = self._monitor.line(state, outcome.lr)
+                line = self._monitor.line(state, outcome.lr) | self._curriculum.record(state)
                 record = self._monitor.write({"step": progress.step, **line, **valid})
             self._callbacks.on_step(self._step_event(outcome, record))
             if reason is None and interrupts.requested:
@@ -214,6 +220,19 @@ class Trainer:
         if self.run.pointer("last") is None:
             self._checkpoint()
         return reason
+
+    def _enter_phase(self) -> TrainingState:
+        """The state to go on from: one with more splats where a phase of the curriculum begins."""
+        before, step = self._state, self._state.progress.step
+        share = self._schedule.share(step, self._tick())
+        self._state = self._curriculum.enter(before, self._data, share)
+        if self._state is not before:
+            model, energy = self._state.config.model, self._state.config.energy
+            self.run.log(
+                f"step {step}: {model.n_splats} splats from {before.config.model.n_splats}, "
+                f"temperature {energy.temperature:g}"
+            )
+        return self._state
 
     def _reason_to_end(self) -> StopReason | None:
         progress, train = self._state.progress, self.config.train
@@ -275,7 +294,10 @@ class Trainer:
         mark = self.run.sync_metrics()
         store, weights, state = self._state.capture()
         state |= {"config": self.config.to_json(), "metrics": asdict(mark)}
-        path = write_checkpoint(self.run.checkpoints, progress.step, store, weights, state)
+        tokenizer = self._data.tokenizer.fingerprint
+        path = write_checkpoint(
+            self.run.checkpoints, progress.step, store, weights, state, tokenizer
+        )
         self.run.commit(progress.step, progress.best_step)
         self._prune(self._state)
         self._monitor.on_checkpoint(path)

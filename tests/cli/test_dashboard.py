@@ -75,6 +75,12 @@ def test_the_rate_of_consolidation_is_shown_where_there_is_one() -> None:
     assert "0.25 splats a step" in drawn(running(splats=SPLATS, soc={"rate": 0.25}))
 
 
+def test_the_phase_of_a_curriculum_is_shown() -> None:
+    assert "2, temperature 1.4" in drawn(
+        running(splats=SPLATS, phase={"number": 2, "temperature": 1.4})
+    )
+
+
 def test_families_without_splats_have_no_rows_of_them() -> None:
     text = drawn(running())
     assert "splats" not in text

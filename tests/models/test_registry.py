@@ -61,9 +61,9 @@ def test_a_splat_model_over_a_transformer_is_built_from_both_sections(numba_devi
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["sampler.latent=exact"], "sampler.latent=exact must be mean for model.context=transf"),
         (["train.dsm_weight=0.5"], "train.dsm_weight=0.5 must be 0 for model.context=transformer"),
         (["transformer.max_length=64"], "must be <= transformer.max_length=64"),
+        (["memory.n_neighbours=129"], "memory.n_neighbours=129 must be <= 128 for memory.search=a"),
     ],
 )
 def test_what_does_not_go_with_a_transformer_context_is_refused(overrides, message):

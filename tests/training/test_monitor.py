@@ -59,6 +59,16 @@ def test_a_line_holds_means_splats_speed_memory_and_disk(tiny, watched):
     assert (state.progress.logged, state.progress.logged_steps) == ({}, 0)
 
 
+def test_steps_that_were_left_out_have_no_gradient_norm(watched):
+    monitor, _, _, state = watched
+    for part in ({"grad_norm": 2.0}, {"skipped": 1.0}, {"grad_norm": 4.0}, {"skipped": 1.0}):
+        monitor.add(state.progress, StepOutcome({"loss": 1.0, **part}, 0.1, 0.5))
+    line = monitor.line(state, 0.1)
+    assert (line["skipped"], line["grad_norm"]) == (0.5, 3.0)
+    monitor.add(state.progress, StepOutcome({"loss": 1.0, "skipped": 1.0}, 0.1, 0.5))
+    assert "grad_norm" not in monitor.line(state, 0.1)
+
+
 def test_lines_are_json_with_null_for_what_is_no_number(watched):
     monitor, run, _, _ = watched
     record = {"step": 1, "loss": math.inf, "valid": {**VALID, "nll_per_token": math.nan}}

@@ -18,6 +18,12 @@ def test_warmup_is_linear_then_cosine():
     assert schedule.factor(10_000) == pytest.approx(0.1)
 
 
+def test_the_share_of_a_run_that_is_over_goes_by_steps_or_by_the_clock():
+    assert [Schedule(200, 10, 0.1).share(step, 99.0) for step in (0, 50, 200)] == [0, 0.25, 1]
+    limited = Schedule(200, 10, 0.1, max_seconds=60.0)
+    assert [limited.share(50, elapsed) for elapsed in (0.0, 15.0, 30.0)] == [0.25, 0.25, 0.5]
+
+
 def test_no_warmup_and_only_warmup():
     assert Schedule(10, 0, 0.5).factor(0) == 1.0
     assert Schedule(10, 10, 0.5).factor(9) == 1.0

@@ -80,3 +80,28 @@ def test_a_state_of_another_trainer_is_refused(tiny, tmp_path, numba_device):
     path = write_checkpoint(tmp_path, 0, store, weights, rest)
     with pytest.raises(CheckpointError, match="written by another version of the trainer"):
         state.restore(read_checkpoint(path))
+
+
+def test_a_run_can_start_from_a_pretrained_embedding(tiny, tmp_path, numba_device):
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    pretrained = GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, n_positions=4))
+    pretrained.save_pretrained(tmp_path / "gpt2")
+    config = apply_overrides(
+        tiny,
+        [
+            "data.tokenizer=gpt2", "model.splat_init=embedding",
+            f"model.embedding_path={tmp_path / 'gpt2'}", "data.block_size=8",
+        ],
+    )  # fmt: skip
+    state = TrainingState(config, RunData.load(config), numba_device)
+    state.initialize()
+    rows = pretrained.wte.weight.detach().double()
+    rows = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
+    used = state.model.sid
+    cosines = (rows[used] @ rows[used].T).float()
+    # A rotation to the principal axes leaves every cosine as it is; splats start at their tokens.
+    table = state.model.directions().detach()
+    torch.testing.assert_close(table[used] @ table[used].T, cosines, atol=1e-5, rtol=0)
+    torch.testing.assert_close(state.model.mu.detach(), table[used], atol=1e-6, rtol=0)

@@ -1,0 +1,41 @@
+"""Splats as parameters: what age and disuse do to their weights, and the limits of kappa."""
+
+import numpy as np
+import pytest
+import torch
+
+from ebm_wgpu.config import EnergyConfig, ModelConfig
+from ebm_wgpu.models.splat_mixture import SplatMixture
+from ebm_wgpu.splats.health import YOUNG
+from ebm_wgpu.splats.store import SplatStore
+
+CONFIG = ModelConfig(dim=8, n_splats=4, kappa_min=2.0, kappa_max=20.0)
+
+
+def mixture(**columns):
+    model = SplatMixture(CONFIG, EnergyConfig(), 4)
+    columns = {"kappa": 5.0, "kappa_range": (2.0, 20.0)} | columns
+    model.load_store(SplatStore.from_directions(np.eye(8)[:4], **columns))
+    return model
+
+
+def test_only_old_splats_in_disuse_lose_weight():
+    model = mixture(alpha=[1, 2, 3, 4], frequency=[0.5, 0, 0, 0.5], age=[500, YOUNG, YOUNG - 1, 0])
+    model.decay_weights(0.25)
+    assert model.to_store().alpha == pytest.approx([1, 2 * np.exp(-0.25), 3, 4], rel=1e-6)
+    model.frequency[1] = 0.5
+    model.decay_weights(0.25)
+    assert model.to_store().alpha[1] == pytest.approx(2 * np.exp(-0.25), rel=1e-6)
+
+
+@pytest.mark.parametrize("push", [-1e3, 1e3])
+def test_kappa_stays_within_its_limits_whatever_training_does(push):
+    model = mixture()
+    with torch.no_grad():
+        model.kappa_logit.fill_(push)
+    assert torch.equal(model.kappa(), torch.full((4,), 20.0 if push > 0 else 2.0))
+    again = mixture()
+    again.load_store(model.to_store())
+    again.kappa().sum().backward()
+    # From a limit there is a way back: the gradient of a reloaded splat is not zero.
+    assert bool((again.kappa_logit.grad > 0).all())
