@@ -12,11 +12,14 @@ def report_lines(report: EvaluationReport) -> list[str]:
     """The report as a table, part by part."""
     sections = (
         _perplexity_lines(report),
+        _online_lines(report),
         _latent_lines(report),
         _matching_lines(report),
         _coverage_lines(report),
         _energy_lines(report),
+        _composition_lines(report),
         _text_lines(report),
+        [f"{part:14} not available: {why}" for part, why in report.unavailable.items()],
     )
     lines: list[str] = []
     for section in sections:
@@ -49,6 +52,35 @@ def _perplexity_lines(report: EvaluationReport) -> list[str]:
     if scores.bits_per_byte is not None:
         lines.append(
             f"bits per byte         {scores.bits_per_byte:12.4f}   {scores.n_bytes:,} bytes"
+        )
+    return lines
+
+
+def _online_lines(report: EvaluationReport) -> list[str]:
+    online = report.online
+    if online is None:
+        return []
+    static, remembering, settings = online.static, online.online, online.settings
+    searched = settings["search"]
+    lines = [
+        f"memory of {settings['capacity']:,} states, "
+        f"{'all compared' if searched == 'none' else f'found by {searched}'}, "
+        f"fitted on {settings['fitted_tokens']:,} tokens of {settings['fitted_on']}",
+        f"tilt {settings['tilt_length']:.3g}, age exponent {settings['age_exponent']:.3g}, "
+        f"evidence {settings['evidence']:.3g}, offset {settings['offset']:.3g}"
+        f"{', instead of splats of the context' if settings['supersede'] else ''}",
+        f"context {_plural(static.context, 'token')}, stride {static.stride}, latent "
+        f"{static.latent}",
+        f"{'':22} {'static':>12} {'online':>12}",
+        f"{'perplexity per word':22} {static.word_perplexity:12,.2f} "
+        f"{remembering.word_perplexity:12,.2f}   {static.n_words:,} words",
+        f"{'perplexity per token':22} {static.token_perplexity:12,.2f} "
+        f"{remembering.token_perplexity:12,.2f}   {static.n_tokens:,} tokens",
+    ]
+    if static.bits_per_byte is not None and remembering.bits_per_byte is not None:
+        lines.append(
+            f"{'bits per byte':22} {static.bits_per_byte:12.4f} {remembering.bits_per_byte:12.4f}"
+            f"   {static.n_bytes:,} bytes"
         )
     return lines
 
@@ -97,6 +129,7 @@ def _energy_lines(report: EvaluationReport) -> list[str]:
     names = {
         "text": "-log p of a window, nats a token",
         "latent": "-log p of a latent in its context, nats",
+        "energy": "own energy of a window, nats a token",
     }
     lines = []
     for contrast in report.energy:
@@ -108,6 +141,29 @@ def _energy_lines(report: EvaluationReport) -> list[str]:
         for name, spread in kinds.items():
             auroc = "" if name == "data" else f"{spread.auroc:7.3f}"
             lines.append(f"  {name:40} {spread.mean:10.3f} {spread.deviation:10.3f} {auroc}")
+    return lines
+
+
+def _composition_lines(report: EvaluationReport) -> list[str]:
+    composition = report.composition
+    if composition is None:
+        return []
+    methods = list(dict.fromkeys(name for task in composition.tasks for name in task.scores))
+    lines = [
+        f"composition of {composition.n_words:,} words in {composition.n_pairs:,} pairs: mean "
+        "reciprocal rank, and how often first",
+        f"{'':20} {'candidates':>10} {'chance':>15}" + "".join(f" {name:>15}" for name in methods),
+    ]
+    for task in composition.tasks:
+        cells = [f"{task.chance_reciprocal_rank:.3f} {task.chance_top_1:6.1%}"]
+        for name in methods:
+            found = task.scores.get(name)
+            cells.append(
+                "-" if found is None else f"{found.reciprocal_rank:.3f} {found.top_1:6.1%}"
+            )
+        lines.append(
+            f"{task.question:20} {task.candidates:10,}" + "".join(f" {cell:>15}" for cell in cells)
+        )
     return lines
 
 

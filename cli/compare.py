@@ -23,8 +23,8 @@ def command(runs: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
     """Compare runs by what their metrics say, the best first.
 
     RUN is a run folder, or one of its checkpoints, up to which the run then counts. Perplexity is
-    that of the evaluations during training; `ebm evaluate` scores the whole validation text. Equal
-    time is the time that the shortest of the runs took.
+    that of the evaluations during training; what `ebm evaluate --save` kept of the validation text,
+    static and online, stands beside it. Equal time is the time that the shortest of the runs took.
     """
     import json
 

@@ -20,7 +20,7 @@ from . import _options
     multiple=True,
     metavar="NAME|all",
     help="What to measure, may be given again: perplexity, score-matching, coverage, latents, "
-    "energy, text. [the first three, which are quick]",
+    "online, energy, composition, text. [the first three, which are quick]",
 )
 @click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True)
 @click.option("--tokens", type=click.IntRange(min=1), help="Score the first so many only. [all]")
@@ -30,6 +30,18 @@ from . import _options
     help="Latent to decode. [as trained]",
 )
 @click.option("--draws", type=int, help="Latents averaged a token. [1, and 4 for the part latents]")
+@click.option(
+    "--capacity",
+    type=click.IntRange(min=1),
+    help="States that the memory of the part online holds. [memory.capacity of the run]",
+)
+@click.option(
+    "--words",
+    type=click.IntRange(min=5),
+    default=200,
+    show_default=True,
+    help="Words that the part composition composes.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--texts", type=int, default=16, show_default=True, help="Texts to write, for the part text,"
@@ -42,6 +54,7 @@ from . import _options
 @click.option("--top-p", type=float, default=0.95, show_default=True, help="and this nucleus.")
 @_options.think_steps
 @_options.think_best_of
+@click.option("--save", is_flag=True, help="Keep the figures in the run, for ebm compare.")
 @_options.device
 @_options.as_json
 def command(
@@ -51,6 +64,8 @@ def command(
     tokens: int | None,
     latent: Literal["mean", "exact", "langevin"] | None,
     draws: int | None,
+    capacity: int | None,
+    words: int,
     seed: int,
     texts: int,
     prompt_tokens: int,
@@ -59,19 +74,22 @@ def command(
     top_p: float,
     think_steps: int | None,
     think_best_of: int | None,
+    save: bool,
     device: str,
     as_json: bool,
 ) -> None:
-    """Score a model on held-out text: every token once, with left context, by a static model.
+    """Score a model on held-out text: every token once, with left context.
 
     Perplexity per word is exp(sum of -log p / words incl. line ends), comparable across tokenizers;
-    bits per byte likewise.
+    bits per byte likewise. The model is static, it stays as it is while it reads; the part online
+    lets it remember what it has read of the text, and shows both figures.
     """
     import json
 
     from rich.console import Console
     from rich.progress import Progress
 
+    from ebm_wgpu.evaluation_online import memory_text
     from ebm_wgpu.evaluation_parts import (
         PARTS,
         QUICK_PARTS,
@@ -79,6 +97,7 @@ def command(
         check_parts,
         evaluate_parts,
     )
+    from ebm_wgpu.evaluation_records import save_evaluation
     from ebm_wgpu.generation_sampling import SamplingSettings
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.text.corpora import load_corpus
@@ -95,6 +114,8 @@ def command(
         draws=draws,
         seed=seed,
         n_tokens=tokens,
+        capacity=capacity,
+        n_words=words,
         n_texts=texts,
         prompt_tokens=prompt_tokens,
         sampling=SamplingSettings(max_tokens=max_tokens, temperature=temperature, top_p=top_p),
@@ -105,6 +126,8 @@ def command(
     text = load_corpus(data.dataset, split, data.data_dir, data.valid_path)
     name = f"{'validation' if split == 'valid' else split} text of {data.dataset}"
     stream = TokenStream.from_text(text, loaded.tokenizer, name)
+    wanted = "online" in chosen
+    fit_on = memory_text(loaded.config, loaded.tokenizer, split) if wanted else None
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("scoring", total=None)
         report = evaluate_parts(
@@ -116,16 +139,19 @@ def command(
             lambda part, done, total: progress.update(
                 task, description=part, completed=done, total=total or None
             ),
+            fit_on,
         )
+    record = {
+        "run": str(loaded.run.path),
+        "step": loaded.step,
+        "data": name,
+        **report.summary(),
+        "think_steps": think_steps,
+        "think_best_of": think_best_of,
+    }
+    if save:
+        save_evaluation(loaded.run, split, record)
     if as_json:
-        record = {
-            "run": str(loaded.run.path),
-            "step": loaded.step,
-            "data": name,
-            **report.summary(),
-            "think_steps": think_steps,
-            "think_best_of": think_best_of,
-        }
         click.echo(json.dumps(record, indent=1, allow_nan=False))
         return
     click.echo(f"{loaded.run.path}, step {loaded.step:,}, {name}")

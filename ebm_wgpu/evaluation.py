@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -85,11 +85,17 @@ class PerplexityReport:
             "word_perplexity": self.word_perplexity,
             "bits_per_byte": self.bits_per_byte,
         }
-        values = {**figures, **asdict(self)}
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
+        found: dict[str, Any] = finite({**figures, **asdict(self)})
+        return found
+
+
+def finite(value: Any) -> Any:
+    """`value`, mappings and sequences in it too, with none for every number JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.text.datasets import TokenStream
 
 Energies = NDArray[np.float64]
+Measure = Literal["text", "latent", "energy"]
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,16 @@ class EnergyContrast:
 
     Attributes:
         measure: "text" for -log p(w|c) averaged over a window of text, which every family has;
-            "latent" for -log p(e_w|c) = E(e_w|c) + log Z(c) of a token's latent, for splats.
+            "latent" for -log p(e_w|c) = E(e_w|c) + log Z(c) of a token's latent, for splats;
+            "energy" for the family's own E(w|c), before normalisation, averaged over a window,
+            where it has one (`LanguageModel.target_energies`).
         n: energies of each kind.
         data: held-out text.
         noise: uniform random tokens for "text", uniform directions on the sphere for "latent".
         shuffled: the tokens of each window in random order.
     """
 
-    measure: Literal["text", "latent"]
+    measure: Measure
     n: int
     data: EnergySpread
     noise: EnergySpread
@@ -93,10 +96,9 @@ def evaluate_energy(
     shuffled = torch.cat([data[:, :1], data[:, 1:].gather(1, order)], 1)
     noise = torch.from_numpy(rng.integers(stream.vocab_size, size=tuple(data.shape)))
     noise[:, 0] = data[:, 0]
-    kinds = [
-        _text_energies(model, tokens, batch, latent, seed) for tokens in (data, noise, shuffled)
-    ]
-    contrasts = [_contrast("text", *kinds)]
+    kinds = (data, noise, shuffled)
+    scores = [_text_energies(model, tokens, batch, latent, seed) for tokens in kinds]
+    contrasts = [_contrast("text", *scores)]
     splats = model.splat_model
     if splats is not None:
         h, targets = contexts(splats, data, n_latents, rng)
@@ -107,6 +109,10 @@ def evaluate_energy(
         pairs = ((h, x), (h, random), (mixed_h, mixed))
         latents = [latent_energies(splats, h, x).in_context.numpy() for h, x in pairs]
         contrasts.append(_contrast("latent", *latents))
+    own = [_own_energies(model, tokens, batch) for tokens in kinds]
+    found = [energies for energies in own if energies is not None]
+    if found:
+        contrasts.append(_contrast("energy", *found))
     return tuple(contrasts)
 
 
@@ -121,8 +127,19 @@ def _text_energies(
     return torch.cat(parts).double().mean(1).numpy()
 
 
+def _own_energies(model: LanguageModel, tokens: Tensor, batch: int) -> Energies | None:
+    """E(w|c) of the family, averaged over each window, (B,); none for a family without."""
+    parts = []
+    for rows in tokens.split(batch):
+        energies = model.target_energies(rows[:, :-1], rows[:, 1:])
+        if energies is None:
+            return None
+        parts.append(energies.double().mean(1))
+    return torch.cat(parts).numpy()
+
+
 def _contrast(
-    measure: Literal["text", "latent"], data: Energies, noise: Energies, shuffled: Energies
+    measure: Measure, data: Energies, noise: Energies, shuffled: Energies
 ) -> EnergyContrast:
     spreads = [_spread(energies, data) for energies in (data, noise, shuffled)]
     return EnergyContrast(measure, len(data), *spreads)

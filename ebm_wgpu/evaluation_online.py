@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,14 @@ from torch import Tensor
 from ebm_wgpu.config import Config
 from ebm_wgpu.errors import DataError
 from ebm_wgpu.evaluation import PerplexityReport
+from ebm_wgpu.kernels import open_device
 from ebm_wgpu.models.recall import Neighbours, Reader, RecallGate, mix
 from ebm_wgpu.splats.memory import OnlineMemory
+from ebm_wgpu.splats.search import make_search
+from ebm_wgpu.text.corpora import load_corpus
 from ebm_wgpu.text.datasets import TokenStream, evaluation_batches
+from ebm_wgpu.text.tokenizer_base import TextTokenizer
+from ebm_wgpu.training.run_data import RunData
 
 _BLOCK = 256
 """Positions that are compared with the memory at a time."""
@@ -48,6 +54,8 @@ class OnlineSettings:
         supersede: whether the memory takes the place of the model's own splats of the context,
             whose states it holds as well, instead of adding to them; the better on that text.
         gain: of the memory on the text it was fitted to, nats a token.
+        fitted_on: name of that text.
+        fitted_tokens: its tokens.
     """
 
     capacity: int
@@ -55,6 +63,8 @@ class OnlineSettings:
     gate: RecallGate
     supersede: bool
     gain: float
+    fitted_on: str = ""
+    fitted_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,44 @@ class OnlineReport:
     Attributes:
         static: of the model as it is.
         online: with the memory of what it has read.
-        settings: capacity, tilt, decay, evidence and offset of the memory.
+        settings: capacity, tilt, decay, evidence and offset of the memory, what they were fitted
+            on, and the search by which states are found, "none" where all are compared.
     """
 
     static: PerplexityReport
     online: PerplexityReport
-    settings: dict[str, float]
+    settings: dict[str, float | str]
+
+    def summary(self) -> dict[str, Any]:
+        """All figures as types JSON holds."""
+        return {
+            "static": self.static.summary(),
+            "online": self.online.summary(),
+            "settings": self.settings,
+        }
+
+
+def memory_text(config: Config, tokenizer: TextTokenizer, split: str) -> TokenStream | None:
+    """The text to fit a memory on before it is scored on `split`; training has not seen it.
+
+    It is what data.heldout_tokens kept of the training text or, for the test text of a run that
+    kept nothing, the validation text; otherwise there is none.
+
+    Args:
+        config: of the run.
+        tokenizer: of the run.
+        split: "valid" or "test".
+
+    Raises:
+        DataError: a text that cannot be read.
+    """
+    data = config.data
+    if data.heldout_tokens:
+        return RunData.load(config, tokenizer).heldout
+    if split != "test":
+        return None
+    text = load_corpus(data.dataset, "valid", data.data_dir, data.valid_path)
+    return TokenStream.from_text(text, tokenizer, f"validation text of {data.dataset}")
 
 
 @torch.no_grad()
@@ -96,20 +138,20 @@ def fit_online(
     parts = list(_parts(model, heldout, config, start_id))
     keys = torch.cat([part.keys for part in parts])
     centre = keys.mean(0)
-    memory = OnlineMemory(keys.shape[1], capacity)
+    memory = _memory(keys.shape[1], capacity, config)
     # Every n-th position, so that the memory is seen empty, filling and full.
     every = max(1, len(keys) // _FIT_POSITIONS)
     log_p, alone, cosines, ages, same = [], [], [], [], []
     for part in parts:
         seen = _recall(memory, part, centre)
         rows = slice(None, None, every)
-        width = capacity + _BLOCK
+        width = memory.width(_BLOCK)
         log_p.append(part.log_p[rows])
         alone.append(part.alone[rows])
         cosines.append(_left_pad(seen.cosines[rows], width, 0.0))
         ages.append(_left_pad(seen.prior[rows], width, -torch.inf))
-        sids = _left_pad(seen.sids[None], width, -1)
-        same.append(sids.expand(len(log_p[-1]), -1) == part.targets[rows, None])
+        sids = seen.sids.expand(len(part.targets), -1)[rows]
+        same.append(_left_pad(sids, width, -1) == part.targets[rows, None])
     found = Neighbours(torch.cat(cosines), torch.cat(ages), torch.cat(same))
     # The ids are replaced by whether they are the target's: each position has a list of its own.
     hits = torch.ones(len(found.cosines), dtype=torch.bool)
@@ -119,7 +161,9 @@ def fit_online(
             break
         gate = RecallGate(keys.shape[1], config.model.kappa_init, exponent=0.0)
         gain = gate.fit(base, found, hits) + float((base - static).mean())
-        fitted.append(OnlineSettings(capacity, centre, gate, supersede, gain))
+        fitted.append(
+            OnlineSettings(capacity, centre, gate, supersede, gain, heldout.name, len(heldout))
+        )
     return max(fitted, key=lambda settings: settings.gain)
 
 
@@ -175,12 +219,15 @@ def evaluate_online(
         online=replace(report, nll_sum=online, memory="online"),
         settings={
             "capacity": settings.capacity,
+            "search": "none" if _compares_all(settings.capacity, config) else config.memory.search,
             "tilt_length": float(gate.log_length.exp()),
             "age_exponent": float(gate.exponent),
             "evidence": float(gate.evidence),
             "offset": float(gate.offset),
             "supersede": settings.supersede,
             "gain_on_heldout": settings.gain,
+            "fitted_on": settings.fitted_on,
+            "fitted_tokens": settings.fitted_tokens,
         },
     )
 
@@ -190,7 +237,7 @@ def online_log_probs(
     model: Reader, stream: TokenStream, config: Config, settings: OnlineSettings, *, start_id: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """log p of the tokens of `stream` in order, without and with the memory, in parts (S,) each."""
-    memory = OnlineMemory(len(settings.centre), settings.capacity)
+    memory = _memory(len(settings.centre), settings.capacity, config)
     for part in _parts(model, stream, config, start_id):
         found = _recall(memory, part, settings.centre)
         base = part.base(settings.supersede)
@@ -214,6 +261,19 @@ def _parts(model: Reader, stream: TokenStream, config: Config, start_id: int) ->
         )
         for values in zip(*(value[scored].split(_BLOCK) for value in found), strict=True):
             yield _Part(*values)
+
+
+def _memory(dimension: int, capacity: int, config: Config) -> OnlineMemory:
+    """An empty memory, which searches if it is large."""
+    if _compares_all(capacity, config):
+        return OnlineMemory(dimension, capacity)
+    options = config.memory
+    search = partial(make_search, options.search, open_device("numba"))
+    return OnlineMemory(dimension, capacity, search, options.n_neighbours)
+
+
+def _compares_all(capacity: int, config: Config) -> bool:
+    return capacity <= config.memory.compared
 
 
 def _recall(memory: OnlineMemory, part: _Part, centre: Tensor) -> Neighbours:

@@ -1,3 +1,5 @@
+import dataclasses
+import itertools
 import json
 import math
 
@@ -9,6 +11,7 @@ from ebm_wgpu.config import Config, DataConfig, TrainConfig
 from ebm_wgpu.errors import ConfigError, DataError
 from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
 from ebm_wgpu.text.datasets import TokenStream
+from ebm_wgpu.text.tokenizers import make_tokenizer
 
 VOCAB = 5
 TABLE = np.random.default_rng(0).dirichlet(np.ones(VOCAB), size=VOCAB)
@@ -72,6 +75,75 @@ def test_probabilities_of_all_texts_sum_to_one():
         report = evaluate_perplexity(Bigram(), TokenStream(tokens, VOCAB, 1), CONFIG, start_id=0)
         total += math.exp(-report.nll_sum)
     assert total == pytest.approx(1, rel=1e-12)
+
+
+class Remembering:
+    """p(w | all tokens of the window so far): every earlier token counts, the later ones more."""
+
+    weight = np.random.default_rng(2).standard_normal((3, 3))
+
+    def logits(self, before):
+        ages = np.arange(len(before), 0, -1)
+        return (0.8 ** ages[:, None] * self.weight[before]).sum(0) * 4
+
+    def token_log_probs(self, tokens, targets, latent, seed):
+        found = np.empty(tokens.shape)
+        for row, (before, after) in enumerate(zip(tokens.numpy(), targets.numpy(), strict=True)):
+            for t, target in enumerate(after):
+                logits = self.logits(before[: t + 1])
+                found[row, t] = logits[target] - np.logaddexp.reduce(logits)
+        return torch.from_numpy(found)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_in_windows_every_text_has_its_probability_and_all_sum_to_one(stride):
+    """Texts of 5 tokens read in windows of 3: each scored by hand, and the sum over all of them."""
+    length, context, model = 5, 3, Remembering()
+    data = dataclasses.replace(CONFIG.data, eval_context=context, eval_stride=stride)
+    config = dataclasses.replace(CONFIG, data=data)
+    # Where the window begins that scores each token: the first one that reaches it.
+    starts = {1: [0, 0, 0, 1, 2], 2: [0, 0, 0, 2, 2], 3: [0, 0, 0, 2, 2]}[stride]
+    total = 0.0
+    for text in itertools.product(range(3), repeat=length):
+        extended, nll = np.array([1, *text]), 0.0
+        for place, start in enumerate(starts):
+            logits = model.logits(extended[start : place + 1])
+            nll -= math.log(np.exp(logits)[text[place]] / np.exp(logits).sum())
+        read = TokenStream(np.array(text, np.int32), 3, 2)
+        report = evaluate_perplexity(model, read, config, start_id=1)
+        assert report.nll_sum == pytest.approx(nll, rel=1e-12)
+        assert report.token_perplexity == pytest.approx(math.exp(nll / length), rel=1e-12)
+        total += math.exp(-report.nll_sum)
+    assert total == pytest.approx(1, rel=1e-12)
+
+
+class Even:
+    """Every token is as likely as every other."""
+
+    def __init__(self, vocab_size):
+        self.nll = math.log(vocab_size)
+
+    def token_log_probs(self, tokens, targets, latent, seed):
+        return torch.full(tokens.shape, -self.nll, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("kind", "n_tokens"), [("word", 8), ("char", 22), ("bpe", None)])
+def test_words_are_counted_in_the_text_whatever_the_tokens(kind, n_tokens):
+    text = "ab cd ef ab\nnew words\n"
+    # Four words, then two, and a line end each.
+    n_words = 8
+    tokenizer = make_tokenizer(kind, text, 300 if kind == "bpe" else None)
+    read = TokenStream.from_text(text, tokenizer)
+    model = Even(tokenizer.vocab_size)
+    report = evaluate_perplexity(
+        model, read, CONFIG, start_id=tokenizer.start_id, n_bytes=len(text.encode())
+    )
+    assert report.n_words == n_words
+    assert n_tokens is None or report.n_tokens == n_tokens
+    nll = len(tokenizer.encode(text)) * math.log(tokenizer.vocab_size)
+    assert report.token_perplexity == pytest.approx(tokenizer.vocab_size)
+    assert report.word_perplexity == pytest.approx(math.exp(nll / n_words))
+    assert report.bits_per_byte == pytest.approx(nll / math.log(2) / len(text))
 
 
 def test_draws_are_averaged_as_probabilities_with_their_error():

@@ -7,6 +7,7 @@ import torch
 from ebm_wgpu.config import EnergyConfig, ModelConfig
 from ebm_wgpu.errors import DataError
 from ebm_wgpu.evaluation_energy import _spread, evaluate_energy
+from ebm_wgpu.evaluation_latents import spread_windows
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.text.datasets import TokenStream
 
@@ -24,6 +25,16 @@ class Bigram:
 
     def token_log_probs(self, tokens, targets, latent, seed):
         return self.log_table[tokens, targets]
+
+    def target_energies(self, tokens, targets):
+        return None
+
+
+class Shifted(Bigram):
+    """The same with an energy of its own: -log p and a constant that nothing normalises away."""
+
+    def target_energies(self, tokens, targets):
+        return 7 - self.log_table[tokens, targets]
 
 
 def walk(n=2000, stay=0.9, ids=V) -> TokenStream:
@@ -57,6 +68,16 @@ def test_a_model_that_knows_the_order_tells_it_from_shuffling_and_noise():
     assert contrast.data.mean == pytest.approx(nll.mean(), rel=0.1)
 
 
+def test_the_energy_of_a_family_stands_beside_its_likelihood():
+    text, energy = evaluate_energy(Shifted(circle()), walk(), **SIZES)
+    assert (energy.measure, energy.n) == ("energy", 30)
+    for kind in ("data", "noise", "shuffled"):
+        likely, own = getattr(text, kind), getattr(energy, kind)
+        assert own.mean == pytest.approx(7 + likely.mean, rel=1e-12)
+        assert own.deviation == pytest.approx(likely.deviation, rel=1e-9)
+        assert own.auroc == likely.auroc
+
+
 def test_a_model_that_knows_nothing_tells_nothing():
     (contrast,) = evaluate_energy(Bigram(np.full((V, V), 1 / V)), walk(), **SIZES)
     assert contrast.shuffled.auroc == contrast.noise.auroc == 0.5
@@ -78,15 +99,18 @@ def test_splats_have_energies_of_latents_besides(numba_device):
     )  # fmt: skip
     model, stream = SplatLM(config, EnergyConfig(), V, numba_device), walk()
     model.initialize(stream.tokens, np.bincount(stream.tokens, minlength=V), seed=0)
-    text, latent = evaluate_energy(model, stream, **SIZES)
-    assert (text.measure, latent.measure) == ("text", "latent")
-    assert (text.n, latent.n) == (30, 200)
+    text, latent, energy = evaluate_energy(model, stream, **SIZES)
+    assert (text.measure, latent.measure, energy.measure) == ("text", "latent", "energy")
+    assert (text.n, latent.n, energy.n) == (30, 200, 30)
     # Splats sit on the latents of tokens: a random direction is far from all of them.
     assert latent.noise.auroc > 0.99
     assert latent.data.mean < 0 < latent.noise.mean
+    windows = spread_windows(stream, SIZES["length"], SIZES["n_windows"])
+    own = model.target_energies(windows[:, :-1], windows[:, 1:])
+    assert energy.data.mean == pytest.approx(float(own.double().mean()), rel=1e-5)
     again = evaluate_energy(model, stream, **SIZES)
-    assert again == (text, latent)
-    assert evaluate_energy(model, stream, **SIZES, seed=1) != (text, latent)
+    assert again == (text, latent, energy)
+    assert evaluate_energy(model, stream, **SIZES, seed=1)[:2] != (text, latent)
 
 
 def test_a_text_that_cannot_be_shuffled_is_an_error():

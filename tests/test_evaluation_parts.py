@@ -12,6 +12,8 @@ import torch
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.evaluation import evaluate_perplexity
+from ebm_wgpu.evaluation_energy import EnergySpread
+from ebm_wgpu.evaluation_online import evaluate_online, fit_online
 from ebm_wgpu.evaluation_parts import (
     LATENT_DRAWS,
     PARTS,
@@ -20,6 +22,7 @@ from ebm_wgpu.evaluation_parts import (
     check_parts,
     evaluate_parts,
 )
+from ebm_wgpu.evaluation_readers import reader_of
 from ebm_wgpu.generation_sampling import SamplingSettings
 from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.text.datasets import TokenStream
@@ -91,9 +94,11 @@ def test_every_part_is_measured_and_is_json(run):
     assert record["coverage"]["n_positions"] == 40
     assert [latent["latent"] for latent in record["latents"]] == ["mean", "exact", "langevin"]
     assert [latent["draws"] for latent in record["latents"]] == [1, LATENT_DRAWS, LATENT_DRAWS]
-    assert [contrast["measure"] for contrast in record["energy"]] == ["text", "latent"]
+    assert [contrast["measure"] for contrast in record["energy"]] == ["text", "latent", "energy"]
     assert record["text"]["new_tokens"] == 6
-    assert set(seen) == set(PARTS) - {"latents"}
+    assert set(seen) == set(PARTS) - {"latents", "online"}
+    assert "data.heldout_tokens" in record["unavailable"]["online"]
+    assert "does not know 'and' and 'not'" in record["unavailable"]["composition"]
 
 
 def test_only_what_was_asked_for_is_measured(run):
@@ -115,6 +120,51 @@ def test_a_family_without_splats_has_the_parts_it_has(numba_device):
     assert [latent.latent for latent in report.latents] == ["mean"]
     assert [contrast.measure for contrast in report.energy] == ["text"]
     assert report.text is not None
+    assert set(report.unavailable) == {"score-matching", "coverage", "online", "composition"}
+    assert "model.context=hierarchical" in report.unavailable["coverage"]
+
+
+def test_static_and_online_stand_side_by_side(run):
+    """A text that repeats one line: what was read of it helps, and by how much is computed anew."""
+    fit_on = dataclasses.replace(stream(run, TEXT[:400]), name="a held-out text")
+    settings = dataclasses.replace(SETTINGS, n_tokens=200, capacity=50)
+    report = evaluate_parts(
+        run, stream(run), len(TEXT), ["perplexity", "online"], settings, fit_on=fit_on
+    )
+    online = report.online
+    assert report.unavailable == {}
+    assert online.static.nll_sum == pytest.approx(report.perplexity.nll_sum, rel=1e-6)
+    assert online.online.nll_sum < 0.8 * online.static.nll_sum
+    assert (online.static.n_tokens, online.online.n_bytes) == (200, 200)
+    assert online.settings["capacity"] == 50
+    assert online.settings["fitted_on"] == "a held-out text"
+    reader = reader_of(run.model)
+    start_id = run.tokenizer.start_id
+    fitted = fit_online(reader, fit_on, run.config, start_id=start_id, capacity=50)
+    text = TokenStream.from_text(TEXT[:200], run.tokenizer)
+    again = evaluate_online(reader, text, run.config, fitted, start_id=start_id)
+    assert again.online.nll_sum == pytest.approx(online.online.nll_sum, rel=1e-6)
+    record = json.loads(json.dumps(report.summary(), allow_nan=False))
+    assert record["online"]["online"]["memory"] == "online"
+    assert record["memory"] == record["online"]["static"]["memory"] == "static"
+
+
+def test_a_family_that_keeps_no_states_remembers_nothing(numba_device):
+    run = loaded(
+        numba_device, "model.family=ebt", "ebt.dim=16", "ebt.n_layers=1", "ebt.n_heads=2",
+        "ebt.max_length=16",
+    )  # fmt: skip
+    report = evaluate_parts(
+        run, stream(run), len(TEXT), ["online", "composition"], SETTINGS, fit_on=stream(run)
+    )
+    assert "model.family=ebt keeps no state" in report.unavailable["online"]
+    assert set(report.summary()["unavailable"]) == {"online", "composition"}
+
+
+def test_too_little_text_for_a_part_is_said(run):
+    report = evaluate_parts(run, stream(run, "a"), 1, ["score-matching", "coverage"], SETTINGS)
+    assert "has 1 tokens, too few for a window" in report.unavailable["score-matching"]
+    assert "has only 1 tokens" in report.unavailable["coverage"]
 
 
 def test_latents_that_the_configuration_excludes_are_named(numba_device):
@@ -126,6 +176,22 @@ def test_latents_that_the_configuration_excludes_are_named(numba_device):
     assert report.latents[1].draws == 2
 
 
+def test_figures_too_large_for_a_number_are_null(run):
+    report = evaluated(run, "energy", "text")
+    hopeless = dataclasses.replace(report.text.written, perplexity=math.inf)
+    report = dataclasses.replace(
+        report,
+        text=dataclasses.replace(report.text, written=hopeless),
+        energy=(
+            dataclasses.replace(report.energy[0], noise=EnergySpread(math.inf, math.nan, 1.0)),
+        ),
+    )
+    record = json.loads(json.dumps(report.summary(), allow_nan=False))
+    assert record["text"]["written"]["perplexity"] is None
+    assert record["energy"][0]["noise"] == {"mean": None, "deviation": None, "auroc": 1.0}
+    assert record["text"]["written"]["distinct"] == list(hopeless.distinct)
+
+
 def test_unknown_parts_and_impossible_latents_are_errors(run):
     with pytest.raises(ConfigError, match="no part 'speed'"):
         check_parts(["perplexity", "speed"])
@@ -134,20 +200,23 @@ def test_unknown_parts_and_impossible_latents_are_errors(run):
         evaluated(run, "perplexity", settings=dataclasses.replace(SETTINGS, draws=3))
 
 
-def test_scores_are_those_of_all_texts_enumerated(run):
-    """Every text of three characters: its probability by the chain rule, and their sum."""
+@pytest.mark.parametrize("context", [16, 2])
+def test_scores_are_those_of_all_texts_enumerated(run, context):
+    """Every text of three characters, whole or in windows of two: by the chain rule, and summed."""
     vocab, start = run.tokenizer.vocab_size, run.tokenizer.start_id
     texts = torch.cartesian_prod(*[torch.arange(vocab)] * 3)
     read = torch.cat([torch.full((len(texts), 1), start), texts], 1)
     log_p = torch.zeros(len(texts), dtype=torch.float64)
     with torch.no_grad():
         for at in range(3):
-            log_next = run.model.next_token_log_probs(read[:, : at + 1]).double()
+            first = max(0, at + 1 - context)
+            log_next = run.model.next_token_log_probs(read[:, first : at + 1]).double()
             log_p += log_next.gather(1, texts[:, at : at + 1])[:, 0]
     assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-5)
+    config = apply_overrides(run.config, [f"data.eval_context={context}", "data.eval_stride=1"])
     for row in (0, 5, 77, 111, len(texts) - 1):
         text = TokenStream(texts[row].numpy().astype(np.int32), vocab, 1)
-        report = evaluate_perplexity(run.model, text, run.config, start_id=start)
+        report = evaluate_perplexity(run.model, text, config, start_id=start)
         assert -report.nll_sum == pytest.approx(float(log_p[row]), abs=1e-4)
 
 

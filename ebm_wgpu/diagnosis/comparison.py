@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm_wgpu.errors import CheckpointError
+from ebm_wgpu.evaluation_records import SavedScores, read_scores
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.training.run_folder import RunFolder
@@ -51,6 +52,8 @@ class RunSummary:
         word_perplexity_at_equal_time: the lowest within the time that the shortest of the compared
             runs took.
         quality, trend: the verdict.
+        saved: what `ebm evaluate --save` kept, static and online apart; none where it kept nothing,
+            or that of a later step.
     """
 
     label: str
@@ -68,6 +71,7 @@ class RunSummary:
     word_perplexity_at_equal_time: float | None
     quality: Quality
     trend: Trend
+    saved: SavedScores | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def compare(
         on_run: called with the number of runs read so far.
 
     Raises:
-        CheckpointError: fewer than two different runs, or one that cannot be read.
+        CheckpointError: fewer than two different runs, or one that cannot be read, or its kept
+            evaluation.
     """
     located = [RunFolder.locate(path) for path in paths]
     if len({(run.path.absolute(), step) for run, step in located}) < max(2, len(located)):
@@ -125,6 +130,9 @@ def compare(
             raise CheckpointError(
                 f"{run.metrics_path} is damaged ({type(error).__name__}: {error}): restore it"
             ) from error
+        saved = read_scores(run)
+        if saved is not None and (step is None or saved.step <= step):
+            summary = replace(summary, saved=saved)
         runs.append(summary)
         curves.append(curve)
         on_run(done)
@@ -209,5 +217,18 @@ def _warnings(runs: Sequence[RunSummary]) -> tuple[str, ...]:
     elif len({run.data for run in runs}) > 1:
         warnings.append(
             "the runs have different tokenizers: compare per word or bits per byte, not per token"
+        )
+    saved = [run.saved for run in runs if run.saved is not None]
+    if len({scores.n_words for scores in saved}) > 1:
+        warnings.append(
+            "the kept evaluations scored different parts of the text: repeat ebm evaluate --save "
+            "with the same --tokens, or none"
+        )
+    capacities = {scores.capacity for scores in saved if scores.capacity is not None}
+    if len(capacities) > 1:
+        sizes = " and ".join(f"{capacity:,}" for capacity in sorted(capacities))
+        warnings.append(
+            f"the online figures are of memories of {sizes} states: repeat ebm evaluate --part "
+            "online --save with one --capacity"
         )
     return tuple(warnings)

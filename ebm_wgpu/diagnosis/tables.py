@@ -47,6 +47,8 @@ COMPARISON_HEAD = (
     "per token",
     "bits/byte",
     "per word at equal time",
+    "evaluated static",
+    "evaluated online",
     "quality",
     "trend",
 )
@@ -132,6 +134,8 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
             number(run.token_perplexity, ",.2f"),
             number(run.bits_per_byte, ".4f"),
             number(run.word_perplexity_at_equal_time, ",.2f"),
+            number(None if run.saved is None else run.saved.static, ",.2f"),
+            number(None if run.saved is None else run.saved.online, ",.2f"),
             run.quality,
             run.trend,
         )

@@ -8,6 +8,7 @@ from ebm_wgpu.config import apply_overrides
 from ebm_wgpu.diagnosis.comparison import compare
 from ebm_wgpu.diagnosis.tables import COMPARISON_HEAD, comparison_rows
 from ebm_wgpu.errors import CheckpointError
+from ebm_wgpu.evaluation_records import save_evaluation
 from ebm_wgpu.models.registry import build_model
 
 from .conftest import losses, scores
@@ -50,6 +51,54 @@ def test_figures_that_cannot_be_compared_come_with_a_warning(plant, numba_device
     assert "different tokenizers" in compare([a.path, b.path], numba_device).warnings[0]
     c.write_config(apply_overrides(c.read_config(), ["data.dataset=shakespeare"]))
     assert "different texts" in compare([a.path, c.path], numba_device).warnings[0]
+
+
+def kept(static, online=None, capacity=None, step=100, n_words=70):
+    """What `ebm evaluate --save` keeps, as far as it is read."""
+    figures = {"n_words": n_words, "context": 16, "stride": 8}
+    record = {"step": step, "word_perplexity": static, **figures}
+    if online is not None:
+        record["online"] = {
+            "static": {"word_perplexity": static, **figures},
+            "online": {"word_perplexity": online, **figures},
+            "settings": {"capacity": capacity},
+        }
+    return record
+
+
+def test_kept_evaluations_stand_beside_the_figures_of_training(plant, numba_device):
+    a, b, c = (plant(losses([6.0, 5.0, 4.0], 50), {50: None}, name=name) for name in "abc")
+    save_evaluation(a, "valid", kept(150.0, 100.0, 64))
+    save_evaluation(b, "valid", kept(152.0))
+    result = compare([a.path, b.path, c.path], numba_device)
+    found = {run.label: run.saved for run in result.runs}
+    assert (found["a"].static, found["a"].online, found["a"].capacity) == (150.0, 100.0, 64)
+    assert (found["b"].static, found["b"].online) == (152.0, None)
+    assert found["c"] is None
+    assert result.warnings == ()
+    static, online = (COMPARISON_HEAD.index(f"evaluated {kind}") for kind in ("static", "online"))
+    rows = {row[0]: row for row in comparison_rows(result)}
+    assert (rows["a"][static], rows["a"][online]) == ("150.00", "100.00")
+    assert (rows["b"][static], rows["b"][online]) == ("152.00", "-")
+    assert (rows["c"][static], rows["c"][online]) == ("-", "-")
+    summary = json.loads(json.dumps(result.summary(), allow_nan=False))
+    assert {run["label"]: run["saved"] and run["saved"]["online"] for run in summary["runs"]} == {
+        "a": 100.0, "b": None, "c": None,
+    }  # fmt: skip
+    # An evaluation of a later step says nothing of an earlier checkpoint.
+    early = compare([a.checkpoint_path(50), b.path], numba_device)
+    assert [run.saved is None for run in early.runs if run.path == str(a.path)] == [True]
+
+
+def test_kept_evaluations_that_differ_come_with_a_warning(plant, numba_device):
+    a, b = (plant(losses([6.0, 5.0]), name=name) for name in "ab")
+    save_evaluation(a, "valid", kept(150.0, 100.0, 64))
+    save_evaluation(b, "valid", kept(150.0, 90.0, 4096))
+    (warning,) = compare([a.path, b.path], numba_device).warnings
+    assert "memories of 64 and 4,096 states" in warning
+    save_evaluation(b, "valid", kept(150.0, n_words=7))
+    (warning,) = compare([a.path, b.path], numba_device).warnings
+    assert "different parts of the text" in warning
 
 
 def test_runs_of_one_name_and_checkpoints_of_one_run_are_told_apart(plant, numba_device):
