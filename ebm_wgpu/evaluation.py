@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,7 @@ import torch
 
 from ebm_wgpu.config import Config, Latent
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.files import finite_numbers
 from ebm_wgpu.text.datasets import TokenStream, evaluation_batches
 from ebm_wgpu.training.score_matching import NoiseLevel
 
@@ -85,17 +86,8 @@ class PerplexityReport:
             "word_perplexity": self.word_perplexity,
             "bits_per_byte": self.bits_per_byte,
         }
-        found: dict[str, Any] = finite({**figures, **asdict(self)})
+        found: dict[str, Any] = finite_numbers({**figures, **asdict(self)})
         return found
-
-
-def finite(value: Any) -> Any:
-    """`value`, mappings and sequences in it too, with none for every number JSON does not have."""
-    if isinstance(value, Mapping):
-        return {name: finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @torch.no_grad()

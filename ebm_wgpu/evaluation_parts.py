@@ -9,13 +9,14 @@ from typing import Any
 
 from ebm_wgpu.config import Config, Latent, apply_overrides
 from ebm_wgpu.errors import ConfigError, DataError
-from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity, finite
+from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
 from ebm_wgpu.evaluation_composition import CompositionReport, evaluate_composition
 from ebm_wgpu.evaluation_energy import EnergyContrast, evaluate_energy
 from ebm_wgpu.evaluation_latents import CoverageReport, evaluate_coverage
 from ebm_wgpu.evaluation_online import OnlineReport, evaluate_online, fit_online
 from ebm_wgpu.evaluation_readers import reader_of
 from ebm_wgpu.evaluation_text import GenerationReport, evaluate_generation
+from ebm_wgpu.files import finite_numbers
 from ebm_wgpu.generation_sampling import SamplingSettings
 from ebm_wgpu.models.registry import FAMILIES
 from ebm_wgpu.text.datasets import TokenStream
@@ -127,7 +128,7 @@ class EvaluationReport:
             record["text"] = asdict(self.text)
         if self.unavailable:
             record["unavailable"] = self.unavailable
-        found: dict[str, Any] = finite(record)
+        found: dict[str, Any] = finite_numbers(record)
         return found
 
 

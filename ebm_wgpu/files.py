@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,6 +132,18 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text}: numbers must be finite")
     return value
+
+
+def finite_numbers(document: Any) -> Any:
+    """`document`, mappings and sequences in it too, with None for every number JSON does not have.
+
+    Such are NaN and the infinities; tuples become lists.
+    """
+    if isinstance(document, Mapping):
+        return {name: finite_numbers(inner) for name, inner in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite_numbers(inner) for inner in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def json_digest(document: Any) -> str:

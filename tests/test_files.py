@@ -1,3 +1,5 @@
+import json
+import math
 import subprocess
 import sys
 
@@ -96,3 +98,10 @@ def test_a_lock_is_refused_within_the_process_too(tmp_path):
     path = tmp_path / "run.lock"
     with files.locked(path), pytest.raises(CheckpointError, match="in use"), files.locked(path):
         pass
+
+
+def test_numbers_that_json_does_not_have_become_null_and_the_rest_stays() -> None:
+    document = {"a": math.nan, "b": [1, (math.inf, -2.5)], "c": {"d": -math.inf, "e": "nan"}}
+    found = files.finite_numbers(document)
+    assert found == {"a": None, "b": [1, [None, -2.5]], "c": {"d": None, "e": "nan"}}
+    assert files.parse_json(json.dumps(found, allow_nan=False)) == found

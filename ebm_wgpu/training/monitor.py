@@ -24,7 +24,6 @@ and null stands for what is no finite number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from ebm_wgpu.config import Config
+from ebm_wgpu.files import finite_numbers
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.training.alerts import Alert, AlertWatch
 from ebm_wgpu.training.callbacks import TrainerCallback
@@ -108,7 +108,7 @@ class Monitor:
 
     def write(self, record: dict[str, Any]) -> Mapping[str, Any]:
         """Append a line, raise alerts, keep the history up to date; the line as written."""
-        record = _finite(record)
+        record = finite_numbers(record)
         alerts = self._watch.update(record)
         if alerts:
             record["alerts"] = [alert.name for alert in alerts]
@@ -144,12 +144,3 @@ def unigram_nll(data: RunData, tokens: np.ndarray[Any, np.dtype[np.int32]]) -> f
     """
     counts = data.token_counts.astype(np.float64) + 1
     return float(-np.log(counts / counts.sum())[tokens].mean())
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for every number that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
