@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from _common import Claim, parse_arguments, print_table, write_result
-from wikitext import CONSOLIDATION_SHARE
+from wikitext import CONSOLIDATION_SHARE, figures
 
 from ebm_wgpu.config import Config, EnergyConfig, Latent, apply_overrides
 from ebm_wgpu.evaluation import evaluate_perplexity
@@ -173,12 +173,7 @@ def row(name: str, run: LoadedRun, seconds: float, texts: Texts, capacity: int) 
     matching, without = matching_losses(run, texts.valid)
     return {
         "ablation": name,
-        "parameters": run.model.n_parameters(),
-        "steps": run.step,
-        "seconds": seconds,
-        "static ppl": report.static.token_perplexity,
-        "online ppl": report.online.token_perplexity,
-        "static bits/byte": report.static.bits_per_byte,
+        **figures(run, seconds, report),
         "latent nats": latent_nats(run, texts.valid),
         "matching": matching,
         "matching, term off": without,

@@ -86,8 +86,12 @@ def score(
 
 def row(model: str, run: LoadedRun, seconds: float, report: OnlineReport) -> dict[str, Any]:
     """A line of the table."""
+    return {"model": model, **figures(run, seconds, report)}
+
+
+def figures(run: LoadedRun, seconds: float, report: OnlineReport) -> dict[str, Any]:
+    """What a line says of a run."""
     return {
-        "model": model,
         "parameters": run.model.n_parameters(),
         "steps": run.step,
         "seconds": seconds,

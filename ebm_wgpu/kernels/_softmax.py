@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from ebm_wgpu.kernels._cases import normal
 from ebm_wgpu.kernels._rows import row_kernel
-from ebm_wgpu.kernels.spec import Arrays, Binding, Case, Dims, Gradient, Kernel, Tolerance
+from ebm_wgpu.kernels.spec import (
+    Arrays,
+    Binding,
+    Case,
+    Dims,
+    Gradient,
+    Kernel,
+    Run,
+    Scalar,
+    Tolerance,
+)
 
 CaseMaker = Callable[[str, Dims, float, bool], Case]
 _CASES = (
@@ -41,11 +51,18 @@ def forward_kernel(
     stem: str,
     mirror: Callable[..., None],
     reference: Callable[..., Arrays],
-    vjp: Callable[..., Arrays],
     case: CaseMaker,
     flops: float,
 ) -> Kernel:
-    """The record of out (R, N) from x (R, N); `flops` are those of an entry."""
+    """The record of out (R, N) from x (R, N); `flops` are those of an entry.
+
+    Its gradient is the kernel `stem` + "_backward".
+    """
+
+    def vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arrays) -> Arrays:
+        y = run(stem, **inputs)["out"]
+        return {"x": run(f"{stem}_backward", y=y, grad_out=cotangents["out"])["grad_x"]}
+
     return row_kernel(
         stem,
         (

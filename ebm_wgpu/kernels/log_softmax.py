@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numba import njit
 
@@ -15,8 +13,6 @@ from ebm_wgpu.kernels.spec import (
     Arrays,
     Case,
     Dims,
-    Run,
-    Scalar,
     Tolerance,
 )
 
@@ -43,11 +39,6 @@ def reference(x: Array) -> Arrays:
     return {"out": exact_log_softmax(x)}
 
 
-def _vjp(run: Run, inputs: Arrays, params: Mapping[str, Scalar], cotangents: Arrays) -> Arrays:
-    y = run("log_softmax", **inputs)["out"]
-    return {"x": run("log_softmax_backward", y=y, grad_out=cotangents["out"])["grad_x"]}
-
-
 def _case(name: str, dims: Dims, scale: float, masked: bool) -> Case:
     tolerance = Tolerance(
         EPS32 * (4 + 8 * scale),
@@ -57,4 +48,4 @@ def _case(name: str, dims: Dims, scale: float, masked: bool) -> Case:
     return Case(name, dims, row_inputs(scale, masked), tolerance)
 
 
-KERNEL = forward_kernel("log_softmax", mirror, reference, _vjp, _case, flops=25.0)
+KERNEL = forward_kernel("log_softmax", mirror, reference, _case, flops=25.0)

@@ -17,6 +17,7 @@ from ebm_wgpu.kernels import DeviceArray
 from ebm_wgpu.kernels.products import multiply
 from ebm_wgpu.torch_device import state
 from ebm_wgpu.torch_device.elementwise import implements_all
+from ebm_wgpu.torch_device.reductions import deliver
 from ebm_wgpu.torch_device.registration import claim
 from ebm_wgpu.torch_device.tensors import as_array, empty, is_bindable
 
@@ -198,7 +199,7 @@ def mv(self: torch.Tensor, vec: torch.Tensor, *, out: torch.Tensor | None = None
     """The product of a matrix (M, K) and a vector (K,)."""
     _check("mv", self, vec, (2, 1))
     product = _multiply(self, vec[:, None])[:, 0]
-    return product if out is None else out.resize_(product.shape).copy_(product)
+    return deliver(product, out)
 
 
 def addmv(
@@ -214,7 +215,7 @@ def addmv(
     _check("addmv", mat, vec, (2, 1))
     held = self.expand(mat.shape[0])[:, None]
     total = _added(held, mat, vec[:, None], float(beta), float(alpha), None)[:, 0]
-    return total if out is None else out.resize_(total.shape).copy_(total)
+    return deliver(total, out)
 
 
 def dot(
@@ -223,7 +224,7 @@ def dot(
     """The sum of products of two vectors (K,)."""
     _check("dot", self, tensor, (1, 1))
     product = _multiply(self[None, :], tensor[:, None])[0, 0]
-    return product if out is None else out.resize_(()).copy_(product)
+    return deliver(product, out)
 
 
 _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
