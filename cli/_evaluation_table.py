@@ -89,13 +89,17 @@ def _latent_lines(report: EvaluationReport) -> list[str]:
     if not report.latents and not report.refused:
         return []
     lines = [
-        f"{'latent':10} {'draws':>6} {'per token':>12} {'+-':>8} {'per word':>12} {'tokens':>9}"
+        f"{'latent':10} {'draws':>6} {'per token':>12} {'+-':>8} {'ever more draws':>16} "
+        f"{'per word':>12} {'tokens':>9}"
     ]
     for scores in report.latents:
-        error = "unknown" if scores.standard_error is None else f"{scores.standard_error:,.3f}"
+        error, limit = (
+            "unknown" if value is None else f"{value:,.3f}"
+            for value in (scores.standard_error, scores.extrapolated_perplexity)
+        )
         lines.append(
             f"{scores.latent:10} {scores.draws:6} {scores.token_perplexity:12,.3f} {error:>8} "
-            f"{scores.word_perplexity:12,.2f} {scores.n_tokens:9,}"
+            f"{limit:>16} {scores.word_perplexity:12,.2f} {scores.n_tokens:9,}"
         )
     return lines + [f"{latent:10} not possible: {why}" for latent, why in report.refused.items()]
 

@@ -41,6 +41,8 @@ class PerplexityReport:
         draws: latents averaged over for each token.
         standard_error: of `token_perplexity`, due to the finite number of draws: 0 for
             latent=mean, none for a single random draw.
+        nll_bias: by how many nats `nll_sum` is too high because draws are few, estimated by the
+            jackknife: 0 for latent=mean, none for a single random draw.
         score_matching: denoising score matching by noise level; empty if not asked for.
         memory: "static" for a model that stays as it is while it reads the text, "online" for one
             that remembers what it has read. The two are never mixed in one figure.
@@ -55,6 +57,7 @@ class PerplexityReport:
     latent: Latent
     draws: int
     standard_error: float | None
+    nll_bias: float | None
     score_matching: tuple[NoiseLevel, ...] = ()
     memory: Literal["static", "online"] = "static"
 
@@ -67,6 +70,13 @@ class PerplexityReport:
     def token_perplexity(self) -> float:
         """exp(nll_sum / n_tokens)."""
         return _exp(self.nll_per_token)
+
+    @property
+    def extrapolated_perplexity(self) -> float | None:
+        """exp((nll_sum - nll_bias) / n_tokens), what `token_perplexity` goes to as draws grow."""
+        if self.nll_bias is None:
+            return None
+        return _exp((self.nll_sum - self.nll_bias) / self.n_tokens)
 
     @property
     def word_perplexity(self) -> float:
@@ -83,6 +93,7 @@ class PerplexityReport:
         figures = {
             "nll_per_token": self.nll_per_token,
             "token_perplexity": self.token_perplexity,
+            "extrapolated_perplexity": self.extrapolated_perplexity,
             "word_perplexity": self.word_perplexity,
             "bits_per_byte": self.bits_per_byte,
         }
@@ -107,7 +118,8 @@ def evaluate_perplexity(
 
     With M random draws the probability of a token is the mean of M, and its logarithm has by the
     delta method the variance sum_m (p_m/p - 1)^2 / (M (M-1)); draws of different tokens are
-    independent. The logarithm of a mean of few draws is too small by half that variance.
+    independent. The logarithm of a mean of few draws is too small on average; by how much is
+    estimated from the means that leave one draw out (Efron 1982, The Jackknife, chapter 2).
 
     Args:
         model: what to score.
@@ -131,7 +143,7 @@ def evaluate_perplexity(
         )
     context, stride = config.data.eval_context, config.data.eval_stride
     batch = max(1, config.train.batch_size * config.data.block_size // context)
-    nll, variance, scored = 0.0, 0.0, 0
+    nll, variance, bias, scored = 0.0, 0.0, 0.0, 0
     for index, window in enumerate(evaluation_batches(stream, context, stride, batch, start_id)):
         tokens = torch.from_numpy(window.tokens).long()
         log_probs = np.stack(
@@ -152,14 +164,33 @@ def evaluate_perplexity(
         if draws > 1:
             ratio = np.exp(log_probs - log_mean)
             variance += float(np.square(ratio - 1).sum()) / (draws * (draws - 1))
+            bias -= float(_log_mean_bias(log_probs, log_mean).sum())
         scored += log_mean.size
         if on_batch is not None:
             on_batch(scored)
-    exact = latent == "mean"
-    error = None if draws == 1 and not exact else _exp(nll / scored) * math.sqrt(variance) / scored
+    known = draws > 1 or latent == "mean"
     return PerplexityReport(
-        nll, scored, stream.n_words, n_bytes, context, stride, latent, draws, error
+        nll,
+        scored,
+        stream.n_words,
+        n_bytes,
+        context,
+        stride,
+        latent,
+        draws,
+        standard_error=_exp(nll / scored) * math.sqrt(variance) / scored if known else None,
+        nll_bias=bias if known else None,
     )
+
+
+def _log_mean_bias(log_p: np.ndarray, log_mean: np.ndarray) -> np.ndarray:
+    """(M - 1) (mean_m log mean_{j != m} p_j - log mean_j p_j) of draws log_p (M, N), (N,)."""
+    draws = len(log_p)
+    before = np.logaddexp.accumulate(log_p, axis=0)
+    after = np.logaddexp.accumulate(log_p[::-1], axis=0)[::-1]
+    others = np.concatenate([after[1:2], np.logaddexp(before[:-2], after[2:]), before[-2:-1]])
+    bias: np.ndarray = (draws - 1) * ((others - math.log(draws - 1)).mean(0) - log_mean)
+    return bias
 
 
 def _draw_seed(seed: int, index: int, draw: int) -> int:

@@ -211,7 +211,8 @@ def evaluate_online(
         config.data.eval_stride,
         "mean",
         1,
-        0.0,
+        standard_error=0.0,
+        nll_bias=0.0,
     )
     gate = settings.gate
     return OnlineReport(

@@ -20,6 +20,8 @@ CONFIG = Config(
     train=TrainConfig(batch_size=3),
 )
 
+WHOLE = dataclasses.replace(CONFIG, data=DataConfig(block_size=12, eval_context=12, eval_stride=12))
+
 
 class Bigram:
     """p(w | previous) from a table, so that the text's probability is a product of entries."""
@@ -35,12 +37,26 @@ class Bigram:
 class Blurred:
     """p(w | previous) with a logarithm off by sigma z - sigma^2 / 2, z a normal draw."""
 
-    sigma = 0.5
+    def __init__(self, sigma=0.5):
+        self.sigma = sigma
 
     def token_log_probs(self, tokens, targets, latent, seed):
         z = np.random.default_rng(seed).standard_normal(tuple(tokens.shape))
         exact = np.log(TABLE)[tokens.numpy(), targets.numpy()]
         return torch.from_numpy(exact + self.sigma * z - self.sigma**2 / 2)
+
+
+class Recorded:
+    """Draws from a table of probabilities (M, N), the text in one window."""
+
+    def __init__(self, draws, n):
+        self.table = np.random.default_rng(4).uniform(1e-3, 1, (draws, n))
+        self.draw = 0
+
+    def token_log_probs(self, tokens, targets, latent, seed):
+        row = torch.from_numpy(np.log(self.table[self.draw]))[None]
+        self.draw += 1
+        return row
 
 
 def stream(n, seed=1):
@@ -154,12 +170,39 @@ def test_draws_are_averaged_as_probabilities_with_their_error():
         Blurred(), text, CONFIG, start_id=0, latent="exact", draws=draws, seed=5
     )
     # Relative variance of one log-normal draw with mean 1, over the draws; half of it is the bias.
-    variance = math.expm1(Blurred.sigma**2) / draws
+    variance = math.expm1(0.5**2) / draws
     expected_error = math.sqrt(len(text) * variance) / len(text) * report.token_perplexity
     assert report.standard_error == pytest.approx(expected_error, rel=0.1)
     bias = len(text) * variance / 2
     assert abs(report.nll_sum - exact - bias) < 3 * math.sqrt(len(text) * variance)
     assert report.draws == draws
+
+
+@pytest.mark.parametrize(("draws", "sigma"), [(2, 0.3), (3, 0.5), (8, 0.5), (64, 1.0)])
+def test_the_bias_of_few_draws_is_known(draws, sigma):
+    text = stream(3000)
+    model = Blurred(sigma)
+    report = evaluate_perplexity(
+        model, text, CONFIG, start_id=0, latent="exact", draws=draws, seed=3
+    )
+    exact = exact_nll(text.tokens, 0)
+    error = len(text) * report.standard_error / report.token_perplexity
+    assert report.nll_sum - exact > 5 * error
+    assert abs(report.nll_sum - report.nll_bias - exact) < 3 * error
+    expected = math.exp((report.nll_sum - report.nll_bias) / len(text))
+    assert report.extrapolated_perplexity == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_bias_is_that_of_leaving_each_draw_out():
+    text, draws = stream(12), 5
+    report = evaluate_perplexity(
+        Recorded(draws, len(text)), text, WHOLE, start_id=0, latent="exact", draws=draws
+    )
+    p = Recorded(draws, len(text)).table
+    without = [np.log(np.delete(p, m, axis=0).mean(0)) for m in range(draws)]
+    bias = (draws - 1) * (np.log(p.mean(0)) - np.mean(without, 0))
+    assert report.nll_sum == pytest.approx(-np.log(p.mean(0)).sum(), rel=1e-12)
+    assert report.nll_bias == pytest.approx(bias.sum(), rel=1e-10)
 
 
 def test_draws_repeat_with_the_seed_and_differ_without():
@@ -177,6 +220,8 @@ def test_draws_repeat_with_the_seed_and_differ_without():
 def test_one_random_draw_has_no_known_error():
     report = evaluate_perplexity(Blurred(), stream(20), CONFIG, start_id=0, latent="exact")
     assert report.standard_error is None
+    assert report.nll_bias is None
+    assert report.extrapolated_perplexity is None
 
 
 def test_arguments_out_of_range_are_errors():
@@ -195,7 +240,7 @@ def test_progress_counts_every_token_once():
 
 
 def test_a_summary_is_json_even_when_the_model_is_hopeless():
-    report = PerplexityReport(1e6, 10, 5, None, 6, 2, "mean", 1, 0.0)
+    report = PerplexityReport(1e6, 10, 5, None, 6, 2, "mean", 1, 0.0, 0.0)
     assert report.token_perplexity == math.inf
     summary = json.loads(json.dumps(report.summary(), allow_nan=False))
     assert summary["token_perplexity"] is None

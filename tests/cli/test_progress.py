@@ -18,7 +18,7 @@ from .test_dashboard import ALERT, event
 START = StartEvent(
     5, 200, 1.0, None, 1234, 10_000, 10, "numba", ("train.steps was 9 and is now 200",)
 )
-REPORT = PerplexityReport(math.log(50) * 10, 10, 5, 40, 8, 4, "mean", 1, 0.0)
+REPORT = PerplexityReport(math.log(50) * 10, 10, 5, 40, 8, 4, "mean", 1, 0.0, 0.0)
 
 
 def shown(terminal: bool, last: dict[str, float | None] | None = None) -> str:
