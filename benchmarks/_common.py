@@ -111,6 +111,25 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def hardware_name(device: Any, threads: int) -> str:
+    """What did the work, in a few words: the adapter of a device of wgpu, else the processor."""
+    if device.name == "numba":
+        return f"{threads} threads, {processor_name()}"
+    return str(device.description)
+
+
+def processor_name() -> str:
+    """The processor, as the system calls it."""
+    return _first_line("/proc/cpuinfo", "model name") or platform.processor()
+
+
 def _first_line(path: str, key: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -148,11 +167,10 @@ def environment(*devices: Any) -> dict[str, Any]:
     Args:
         *devices: kernel devices used; their descriptions are recorded.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "hardware": {
-            "processor": _first_line("/proc/cpuinfo", "model name") or platform.processor(),
-            "cores": usable,
+            "processor": processor_name(),
+            "cores": usable_cores(),
             "memory": _first_line("/proc/meminfo", "MemTotal"),
             "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             "devices": [device.description for device in devices],
