@@ -4,7 +4,7 @@ Kinds of directions: clusters, as the Langevin benchmark has them; uneven cluste
 size and of all widths, elongated; states of a transformer trained for a minute on WikiText-2, of
 length one after their mean is taken off, as online memory stores them; and uniform noise, in which
 no index can win. A case is kind:directions:dimension. One rule for all indexes: each is set by one
-half of the queries to the least effort whose recall, less 1.64 standard errors, reaches .99, and
+half of the queries to the least effort whose recall, less three standard errors, reaches .99, and
 judged by the other half, whose recall stands before the times with its standard error. Where no
 effort up to --most-effort reaches it, the recall says so.
 
@@ -32,14 +32,13 @@ from _directions import SYNTHETIC, Directions, states
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.splats import SplatStore
 from ebm_wgpu.splats.hrm2 import Hrm2Search
+from ebm_wgpu.splats.hrm2_probing import CONFIDENCE
 from ebm_wgpu.splats.search import BruteForceSearch, NeighbourSearch
 from ebm_wgpu.splats.search_quality import measure_search
 
 CASES = "clustered:50000:640,states:50000:256,noise:20000:256,uneven:1000000:256"
 BATCHES = (1, 16, 64)
 RECALL = 0.99
-CONFIDENCE = 1.64
-"""Standard errors below the mean where a 95% interval ends, as in `Hrm2Search.tune`."""
 GAIN = 10.0
 TRUTH_BATCH = 64
 
@@ -57,11 +56,12 @@ class FaissContender:
 
     def tune(self, queries: np.ndarray, expected: np.ndarray, most: int) -> None:
         """The least effort from the present one on that reaches the recall."""
-        low, high = self.effort - 1, min(most, self.index.ntotal)
-        self.effort = min(self.effort, high)
-        while self.effort < high and not self._reaches(queries, expected):
-            low = self.effort
-            self.effort = min(2 * self.effort, high)
+        low, most = self.effort - 1, min(most, self.index.ntotal)
+        self.effort = min(self.effort, most)
+        while not self._reaches(queries, expected):
+            if self.effort == most:
+                return
+            low, self.effort = self.effort, min(2 * self.effort, most)
         high = self.effort
         while high - low > 1:
             self.effort = (low + high) // 2

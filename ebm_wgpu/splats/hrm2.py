@@ -176,7 +176,7 @@ class Hrm2Search:
     def tune(self, queries: ArrayLike, k: int, recall: float) -> Tuning:
         """Make as few products as find `recall` of the true k nearest of these queries, (n, d).
 
-        The recall less 1.64 standard errors must reach it. Give queries as they will come, and
+        The recall less three standard errors must reach it. Give queries as they will come, and
         measure what you report on others. Every pair of query and direction is compared, now and
         whenever a quarter more directions have come.
 

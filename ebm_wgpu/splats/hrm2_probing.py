@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
-_CONFIDENCE = 1.64
-"""Standard errors below the mean where a 95% interval ends."""
+CONFIDENCE = 3.0
+"""Standard errors that a recall must have in hand: as many other queries then fall short of it in
+one case of sixty."""
 _LEAST_SINE = 1e-4
 
 
@@ -96,7 +97,7 @@ def least_limit(needed: Float32Array, recall: float) -> tuple[float, float, floa
 
     Args:
         needed: (n, k) limit that each of the k nearest of n queries takes; -inf for none.
-        recall: mean share that must be within, less 1.64 standard errors.
+        recall: mean share that must be within, less three standard errors.
 
     Returns:
         The limit, the mean share and its standard error.
@@ -107,7 +108,7 @@ def least_limit(needed: Float32Array, recall: float) -> tuple[float, float, floa
     while low < high:
         middle = (low + high) // 2
         mean, error = _share_within(needed, values[middle])
-        if mean - _CONFIDENCE * error >= recall:
+        if mean - CONFIDENCE * error >= recall:
             high = middle
         else:
             low = middle + 1

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ebm_wgpu.sphere import random_uniform
 from ebm_wgpu.splats.hrm2_probing import (
+    CONFIDENCE,
     Tuning,
     alignment_needed,
     best_cells,
@@ -70,10 +71,10 @@ def test_the_limit_is_the_least_that_suffices(seed, recall):
     shares = (needed <= limit).mean(axis=1)
     assert mean == pytest.approx(shares.mean())
     assert error == pytest.approx(shares.std(ddof=0) / 39**0.5)
-    assert mean - 1.64 * error >= recall or limit == needed.max()
+    assert mean - CONFIDENCE * error >= recall or limit == needed.max()
     for lower in np.unique(needed[needed < limit])[-1:]:
         within = (needed <= lower).mean(axis=1)
-        assert within.mean() - 1.64 * within.std() / 39**0.5 < recall
+        assert within.mean() - CONFIDENCE * within.std() / 39**0.5 < recall
 
 
 def test_nothing_more_is_visited_where_the_first_cells_suffice():
