@@ -201,6 +201,7 @@ def latent_rows(run: LoadedRun, texts: Texts, tokens: int, draws: int) -> list[d
                 "draws": count,
                 "static ppl": report.token_perplexity,
                 "standard error": report.standard_error,
+                "ever more draws": report.extrapolated_perplexity,
                 "static bits/byte": report.bits_per_byte,
             }
         )

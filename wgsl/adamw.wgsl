@@ -1,4 +1,3 @@
-//!family
 // One AdamW step of up to TENSORS tensors; four entries an invocation, WG apart.
 const SHARE: u32 = 4u * WG;
 
@@ -26,9 +25,6 @@ fn main(inv: Invocation) {
                     weight$t[i] = next.x;
                     mean$t[i] = next.y;
                     square$t[i] = next.z;
-//!if COPY
-                    store_copy$t(i, next.x);
-//!endif
                 }
             }
         }

@@ -5,6 +5,9 @@
 //!if FLOATS
 //!include floats
 //!endif
+//!if REMAINDER
+//!include remainder
+//!endif
 //!if MATH
 //!include math
 //!endif

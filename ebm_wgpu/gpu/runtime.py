@@ -122,6 +122,8 @@ class GpuRuntime:
         if handle is None:
             gc.collect()
             self.trim()
+            # What the device still works on is given back only once it has done so.
+            self.synchronize()
             handle = self._try_create(capacity)
         if handle is None:
             bound = self.memory_budget

@@ -10,6 +10,8 @@ from ebm_wgpu.kernels.spec import Array
 
 TAU = 0.7978845608028654  # sqrt(2 / pi)
 
+_ELU = {"below": 1.5, "above": 1.25, "rate": 0.5}
+
 
 def _gelu(a: Array) -> Array:
     return 0.5 * a * special.erfc(-a * a.dtype.type(0.5**0.5))
@@ -61,6 +63,23 @@ ACTIVATIONS: tuple[Operator, ...] = (
         scale=1.0,
     ),
     unary("silu", "a * sigmoid(a)", lambda a: a * special.expit(a), needs=("SPECIAL",), ulps=8),
+    unary(
+        "leaky_relu",
+        "select(slope * a, a, a > 0.0)",
+        lambda a, slope: np.where(a > 0, a, slope * a),
+        scalars={"slope": 0.125},
+        ulps=1,
+        edges=((np.nan,), (-np.inf,)),
+    ),
+    unary(
+        "elu",
+        "select(below * expm1_accurate(a * rate), a * above, a > 0.0)",
+        lambda a, below, above, rate: np.where(a > 0, a * above, below * np.expm1(a * rate)),
+        scalars=_ELU,
+        needs=("MATH",),
+        ulps=8,
+        edges=((np.nan,), (0.0,), (-100.0,)),
+    ),
     Operator(
         "sigmoid_backward",
         "a * b * (1.0 - b)",
@@ -81,6 +100,41 @@ ACTIVATIONS: tuple[Operator, ...] = (
         lambda a, b, threshold: np.where(b <= threshold, 0, a),
         (normal(), normal()),
         {"threshold": 0.25},
+        ulps=0,
+    ),
+    Operator(
+        "leaky_relu_backward",
+        "select(slope * a, a, b > 0.0)",
+        lambda a, b, slope: np.where(b > 0, a, slope * a),
+        (normal(), normal()),
+        {"slope": 0.125},
+        ulps=1,
+    ),
+    Operator(
+        "elu_backward",
+        "a * select(below * rate * exp_accurate(b * rate), above, b > 0.0)",
+        lambda a, b, below, above, rate: (
+            a * np.where(b > 0, above, below * rate * np.exp(b * rate))
+        ),
+        (normal(), normal()),
+        _ELU,
+        needs=("MATH",),
+        ulps=8,
+    ),
+    Operator(
+        "elu_backward_of_result",
+        "a * select(rate * (b + below), above, b > 0.0)",
+        lambda a, b, below, above, rate: a * np.where(b > 0, above, rate * (b + below)),
+        (normal(), uniform(-1.5, 1.5)),
+        _ELU,
+        scale=2.0,
+    ),
+    Operator(
+        "hardtanh_backward",
+        "select(0.0, a, b > low && b < high)",
+        lambda a, b, low, high: np.where((b <= low) | (b >= high), 0, a),
+        (normal(), normal(2.0)),
+        {"low": -1.0, "high": 1.5},
         ulps=0,
     ),
     Operator(

@@ -28,6 +28,11 @@ from ebm_wgpu.kernels._pointwise_operator import (
 from ebm_wgpu.kernels.spec import Array
 
 _AWAY = uniform(0.5, 3.0)
+_DIVISIONS = (
+    *((1.0, 0.1), (-1.0, 0.1), (6.0, -0.1), (7.5, 2.5), (-7.5, 2.0), (1e7, 3.0), (3.0, 1e7)),
+    *((5.0, np.inf), (-5.0, np.inf), (np.inf, 2.0), (3.0, 0.0), (np.nan, 1.0), (1.0, np.nan)),
+)
+_DOWN = "rest != 0.0 && (rest < 0.0) != (b < 0.0)"
 _NAN_PAIRS = ((1.0, np.nan), (np.nan, 1.0), (np.inf, -np.inf), (-np.inf, 2.0))
 
 
@@ -37,10 +42,6 @@ def _power(a: Array, b: Array | float) -> Array:
 
 def _lerp(a: Array, b: Array, weight: Any) -> Array:
     return np.where(np.abs(weight) < 0.5, a + weight * (b - a), b - (b - a) * (1 - weight))
-
-
-def _quotient(rounding: Callable[[Any], Array]) -> Callable[..., Array]:
-    return lambda a, b: rounding(a / b)
 
 
 def _added(combine: Callable[[Any, Any], Array]) -> Callable[..., Array]:
@@ -73,27 +74,36 @@ FLOATING: tuple[Operator, ...] = (
     ),
     Operator("mul", "a * b", np.multiply, (normal(), normal()), scalar_operand=True),
     Operator("div", "a / b", np.divide, (normal(), _AWAY), scalar_operand=True, edges=((1, 0),)),
-    *(
-        Operator(
-            f"{rounding}_divide",
-            f"{rounding}(a / b)",
-            _quotient(function),
-            (integers(-50, 50), integers(1, 9)),
-            ulps=0,
-            scalar_operand=True,
-        )
-        for rounding, function in (("floor", np.floor), ("trunc", np.trunc))
+    Operator(
+        "trunc_divide",
+        "trunc(a / b)",
+        lambda a, b: np.trunc(a / b),
+        (integers(-50, 50), integers(1, 9)),
+        ulps=0,
+        scalar_operand=True,
     ),
     *(
         Operator(
             name,
-            f"a - b * {rounding}(a / b)",
+            f"let rest = fmod_exact(a, b); {result}",
             function,
             (normal(4.0), _AWAY),
-            scale=16.0,
+            needs=("REMAINDER",),
+            ulps=ulps,
             scalar_operand=True,
+            edges=_DIVISIONS,
         )
-        for name, rounding, function in (("remainder", "floor", np.mod), ("fmod", "trunc", np.fmod))
+        for name, result, function, ulps in (
+            ("fmod", "return rest;", np.fmod, 0),
+            ("remainder", f"return select(rest, rest + b, {_DOWN});", np.mod, 1),
+            (
+                "floor_divide",
+                f"let whole = round((a - rest) / b) - select(0.0, 1.0, {_DOWN});"
+                " return select(whole, a / b, b == 0.0);",
+                np.floor_divide,
+                0,
+            ),
+        )
     ),
     Operator(
         "pow",

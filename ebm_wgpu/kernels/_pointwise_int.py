@@ -24,6 +24,12 @@ def _place(a: Array, b: Array, size: int, step: int) -> Array:
     return np.where((a < 0) | (at < 0) | (at >= size), -(2**31), a + at * step)
 
 
+def _power(a: Array, b: Array) -> Array:
+    """a ** b, whose negative powers are rounded towards zero."""
+    inverse = np.where(a == 1, 1, np.where(a == -1, 1 - 2 * (b & 1), 0))
+    return np.where(b < 0, inverse, np.power(a, np.maximum(b, 0)))
+
+
 INTEGER: tuple[Operator, ...] = (
     _int("fill", "value", lambda value: np.asarray(value), draws=(), scalars={"value": -7}),
     _int(
@@ -63,6 +69,31 @@ INTEGER: tuple[Operator, ...] = (
         np.mod,
         draws=(_SMALL[0], integers(1, 9)),
         scalar_operand=True,
+    ),
+    _int(
+        "fmod",
+        "a % b",
+        np.fmod,
+        draws=(_SMALL[0], integers(1, 9)),
+        scalar_operand=True,
+    ),
+    _int(
+        "pow",
+        "if (b < 0) { return select(i32(a == 1), 1 - 2 * (b & 1), a == -1); }"
+        " var result = 1; var square = a; var left = u32(b);"
+        " while (left > 0u) { if ((left & 1u) == 1u) { result *= square; }"
+        " square *= square; left >>= 1u; }"
+        " return result;",
+        _power,
+        draws=(integers(-5, 6), integers(-4, 10)),
+        scalar_operand=True,
+    ),
+    _int(
+        "addcmul",
+        "a + value * b * c",
+        lambda a, b, c, value: a + value * b * c,
+        draws=(*_SMALL, _SMALL[0]),
+        scalars={"value": 3},
     ),
     _int("maximum", "max(a, b)", np.maximum, scalar_operand=True),
     _int("minimum", "min(a, b)", np.minimum, scalar_operand=True),

@@ -56,7 +56,7 @@ class Operator:
         scalars: values of the scalars in the case table, by name; exact in float32.
         compute: type of operands and scalars inside the kernel.
         result: type of the value; "u32" for truth values.
-        needs: snippets of wgsl/lib: "MATH", "FLOATS" or "SPECIAL".
+        needs: snippets of wgsl/lib: "MATH", "FLOATS", "REMAINDER" or "SPECIAL".
         ulps: tolerance relative to the value, in units of 2^-23.
         scale: size of the terms the value is made of, where they cancel.
         edges: rows of operands that deserve a case of their own.
@@ -100,7 +100,7 @@ class Operator:
             return self.numpy(*positional, **named)
 
 
-def unary(name: str, wgsl: str, function: Callable[[Array], Array], **more: Any) -> Operator:
+def unary(name: str, wgsl: str, function: Callable[..., Array], **more: Any) -> Operator:
     """A row of one operand, normal of size 2 unless `draw` says otherwise."""
     draw = more.pop("draw", normal(2.0))
     return Operator(name, wgsl, function, (draw,), **more)

@@ -20,15 +20,34 @@ _MAX_CALLS = 4096
 _PACK = {"u32": "I", "i32": "i", "f32": "f", "u64": "Q"}
 
 
-class _Call(NamedTuple):
-    """What `WgpuDevice.run` remembers of a call with given shapes and types."""
+class _Dispatch(NamedTuple):
+    """A kernel on arrays of given shapes and types, with all that their parameters leave open.
+
+    Attributes:
+        kernel: the declaration.
+        pipeline: it, compiled.
+        dims: value of every dimension.
+        pack: makes the parameter block of the parameters, in their order.
+        params: their names.
+        groups: number of workgroups; None where parameters may change it, and the rounds of loops.
+        block: the parameter block; None where there are parameters.
+    """
 
     kernel: Kernel
     pipeline: Any
-    packer: struct.Struct
-    dims: dict[str, int]
-    sizes: list[int]
-    outputs: list[tuple[str, tuple[int, ...], str]]
+    dims: Mapping[str, int]
+    pack: Callable[..., bytes]
+    params: tuple[str, ...]
+    groups: int | tuple[int, int, int] | None
+    block: bytes | None
+
+
+class _Call(NamedTuple):
+    """What `WgpuDevice.run` remembers of a call with given shapes and types."""
+
+    dispatch: _Dispatch
+    arrays: tuple[str, ...]
+    outputs: tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 @functools.cache
@@ -120,22 +139,63 @@ class WgpuDevice(KernelDevice):
         if call is None:
             if len(self._calls) >= _MAX_CALLS:
                 self._calls.clear()
-            arrays, _, dims = self._bind(kernel, dict(arguments))
-            pipeline, packer = self.plan(stem, tuple(arrays[b.name].dtype for b in kernel.bindings))
-            fresh = [(b.name, arrays[b.name].shape, str(b.dtype)) for b in kernel.outputs]
-            sizes = [dims[name] for name in kernel.dims]
-            call = self._calls[key] = _Call(kernel, pipeline, packer, dims, sizes, fresh)
-        outputs = {}
-        for name, shape, dtype in call.outputs:
-            outputs[name] = arguments.get(name) or self._allocate(shape, dtype)
-        self._check_rounds(kernel, call.dims, arguments)
-        self.runtime.dispatch(
-            call.pipeline,
-            [(outputs.get(b.name) or arguments[b.name]).storage for b in kernel.bindings],
-            call.packer.pack(*call.sizes, *[arguments[p.name] for p in kernel.params]),
-            kernel.workgroups(call.dims, arguments),
-        )
+            arrays, params, dims = self._bind(kernel, dict(arguments))
+            call = self._calls[key] = _Call(
+                self._settle(kernel, arrays, params, dims),
+                tuple(b.name for b in kernel.bindings),
+                tuple((b.name, arrays[b.name].shape, b.dtype) for b in kernel.outputs),
+            )
+        outputs = {
+            name: arguments.get(name) or self._allocate(shape, dtype)
+            for name, shape, dtype in call.outputs
+        }
+        arguments.update(outputs)
+        self._record(call.dispatch, [arguments[name].storage for name in call.arrays], arguments)
         return outputs
+
+    def _settle(
+        self,
+        kernel: Kernel,
+        arrays: Mapping[str, DeviceArray],
+        params: Mapping[str, Scalar],
+        dims: Mapping[str, int],
+    ) -> _Dispatch:
+        """What checked arguments leave to be done at each launch.
+
+        Raises:
+            KernelError: too many rounds for the adapter.
+        """
+        dtypes = tuple(arrays[b.name].dtype for b in kernel.bindings)
+        pipeline, packer = self.plan(kernel.stem, dtypes)
+        pack = functools.partial(packer.pack, *[dims[name] for name in kernel.dims])
+        # Only whole numbers decide how much there is to do.
+        settled = all(p.dtype == "f32" for p in kernel.params)
+        self._check_rounds(kernel, dims, params)
+        return _Dispatch(
+            kernel,
+            pipeline,
+            dims,
+            pack,
+            tuple(p.name for p in kernel.params),
+            kernel.workgroups(dims, params) if settled else None,
+            None if kernel.params else pack(),
+        )
+
+    def _record(
+        self, dispatch: _Dispatch, storages: list[Any], params: Mapping[str, Scalar]
+    ) -> None:
+        """Record one dispatch.
+
+        Raises:
+            KernelError: too many rounds for the adapter.
+        """
+        block, groups = dispatch.block, dispatch.groups
+        if groups is None:
+            self._check_rounds(dispatch.kernel, dispatch.dims, params)
+            groups = dispatch.kernel.workgroups(dispatch.dims, params)
+        if block is None:
+            block = dispatch.pack(*[params[name] for name in dispatch.params])
+        self.runtime.dispatch(dispatch.pipeline, storages, block, groups)
 
     def plan(self, stem: str, dtypes: tuple[str, ...]) -> tuple[Any, struct.Struct]:
         """The compiled kernel for arrays stored as `dtypes`, and the packer of its parameter block.
@@ -173,21 +233,9 @@ class WgpuDevice(KernelDevice):
         params: Mapping[str, Scalar],
         dims: Mapping[str, int],
     ) -> Callable[[Mapping[str, Scalar]], None]:
-        self._check_rounds(kernel, dims, params)
-        dtypes = tuple(arrays[b.name].dtype for b in kernel.bindings)
-        pipeline, packer = self.plan(kernel.stem, dtypes)
-        sizes = [dims[name] for name in kernel.dims]
-        names = [p.name for p in kernel.params]
-        buffers = [arrays[b.name].storage for b in kernel.bindings]
-        groups = kernel.workgroups(dims, params)
-        dispatch = self.runtime.dispatch
-
-        def start(current: Mapping[str, Scalar]) -> None:
-            self._check_rounds(kernel, dims, current)
-            block = packer.pack(*sizes, *[current[name] for name in names])
-            dispatch(pipeline, buffers, block, groups)
-
-        return start
+        dispatch = self._settle(kernel, arrays, params, dims)
+        storages = [arrays[b.name].storage for b in kernel.bindings]
+        return functools.partial(self._record, dispatch, storages)
 
     def _check_rounds(
         self, kernel: Kernel, dims: Mapping[str, int], params: Mapping[str, Scalar]

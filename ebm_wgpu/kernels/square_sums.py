@@ -1,9 +1,8 @@
 """partials[first + t, p] = sum of x_t^2 over part p of x_t, for up to TENSORS flat tensors.
 
 A tensor has as many parts as keep a workgroup busy each, at most P, and zeros in the other places
-of its row. So a row sums to a tensor's square norm, and the whole array to that of all tensors of
-several launches (`clip_factor`): two stages with a fixed order, nothing read back. Rows beyond the
-last of `partials` are left out, so that a launch may bring fewer tensors.
+of its row. So a row sums to a tensor's square norm, in two stages with a fixed order. Rows beyond
+the last of `partials` are left out, so that a launch may bring fewer tensors.
 """
 
 from __future__ import annotations

@@ -32,15 +32,21 @@ def rotary_table(length: int, head_dim: int, base: float = ROTARY_BASE) -> tuple
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (x_i, x_{i + head_dim/2}) by the angle of its position.
 
-    The product of a query turned at m and a key turned at n depends on m - n alone.
+    The product of a query turned at m and a key turned at n depends on m - n alone. On
+    torch.device("wgpu") it is one kernel, which reads heads where they stand, and so is its
+    gradient.
 
     Args:
         x: (..., T, head_dim).
         cos, sin: rows of `rotary_table` for the positions of x, broadcast against
-            (..., T, head_dim / 2).
+            (..., T, head_dim / 2). They are constants.
 
     Returns:
-        The shape and dtype of x.
+        The shape of x; its dtype, on the processor that of the tables if it is wider.
     """
+    if x.device.type == "wgpu":
+        from ebm_wgpu.torch_device import fused
+
+        return fused.rotary(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

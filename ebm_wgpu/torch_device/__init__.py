@@ -16,6 +16,7 @@ backend.register()
 
 # Operators register themselves when their modules are imported.
 from ebm_wgpu.torch_device import (  # noqa: E402, F401
+    activations,
     advanced_indexing,
     assembly,
     attention,
@@ -27,6 +28,7 @@ from ebm_wgpu.torch_device import (  # noqa: E402, F401
     guard,
     indexing,
     losses,
+    masks,
     matmul,
     norms,
     optimizers,

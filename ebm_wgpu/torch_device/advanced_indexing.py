@@ -10,7 +10,8 @@ import torch
 
 from ebm_wgpu.torch_device.copies import copy_from
 from ebm_wgpu.torch_device.grid import Layout, launch
-from ebm_wgpu.torch_device.indexing import accumulate, move, nonzero, sums_of
+from ebm_wgpu.torch_device.indexing import accumulate, move, sums_of
+from ebm_wgpu.torch_device.masks import nonzero
 from ebm_wgpu.torch_device.reductions import deliver
 from ebm_wgpu.torch_device.registration import claim, implements
 from ebm_wgpu.torch_device.tensors import empty

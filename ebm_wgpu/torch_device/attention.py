@@ -16,7 +16,7 @@ from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.kernels._attention import HIDDEN, MAX_HEAD_DIM, attention_params
 from ebm_wgpu.kernels.spec import Scalar
 from ebm_wgpu.torch_device.generator import next_draw
-from ebm_wgpu.torch_device.registration import implements_with_gradient
+from ebm_wgpu.torch_device.registration import claim, implements_with_gradient
 from ebm_wgpu.torch_device.tensors import empty, is_device_tensor, run_kernel
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -211,3 +211,6 @@ def scaled_dot_product_attention(
         for tensor, shape in ((query, lead), (key, key_lead), (value, key_lead))
     ]
     return _Attention.apply(*heads, mask, params).view(*lead, length, width)
+
+
+claim("nn.functional.scaled_dot_product_attention")

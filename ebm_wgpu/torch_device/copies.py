@@ -10,7 +10,7 @@ import torch
 
 from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.torch_device import state
-from ebm_wgpu.torch_device.grid import float_scalar, launch
+from ebm_wgpu.torch_device.grid import check_broadcast, float_scalar, launch
 from ebm_wgpu.torch_device.registration import claim, implements
 from ebm_wgpu.torch_device.tensors import HOST_TYPES, ITEM_BYTES, empty, memory
 
@@ -37,7 +37,13 @@ def _host_values(source: torch.Tensor, dtype: torch.dtype) -> np.ndarray:
 
 
 def upload(source: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy a processor's tensor, broadcast to the target's shape, into a tensor of the device."""
+    """Copy a processor's tensor, broadcast to the target's shape, into a tensor of the device.
+
+    Raises:
+        RuntimeError: it does not broadcast to that shape.
+        DeviceError: whole numbers beyond 32 bits.
+    """
+    check_broadcast(target.shape, source.shape)
     if target.numel() == 0:
         return
     if source.shape != target.shape:
@@ -125,7 +131,16 @@ def fill_(self: torch.Tensor, value: Any) -> torch.Tensor:
 
 @implements("fill_.Tensor")
 def fill_tensor_(self: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Set every entry to the value of a tensor with one entry."""
+    """Set every entry to the value of a tensor without dimensions.
+
+    Raises:
+        RuntimeError: the tensor has dimensions.
+    """
+    if value.dim():
+        raise RuntimeError(
+            "fill_ only supports 0-dimension value tensor but got tensor with "
+            f"{value.dim()} dimensions."
+        )
     if value.device.type == "wgpu":
         return launch(_copy_operator(value, self), self, [value])
     return fill_(self, value.item())

@@ -8,14 +8,17 @@ from typing import Any, Literal
 
 import torch
 
+from ebm_wgpu.kernels.pointwise import KERNELS
 from ebm_wgpu.torch_device.copies import copy_from, int_scalar
 from ebm_wgpu.torch_device.grid import Layout, broadcast_strides, float_scalar, launch
-from ebm_wgpu.torch_device.registration import implements
+from ebm_wgpu.torch_device.registration import UnsupportedOperatorError, implements
 from ebm_wgpu.torch_device.tensors import empty
 
 Operand = torch.Tensor | float | int | bool
 Result = Literal["same", "float", "bool"]
 """Type of the result: that of the promoted operands, at least floating, or truth values."""
+
+_KERNELS = frozenset(kernel.stem for kernel in KERNELS)
 
 
 def operands(*values: Any) -> list[Operand]:
@@ -38,16 +41,28 @@ def operands(*values: Any) -> list[Operand]:
 
 
 def promoted(*values: Any) -> torch.dtype:
-    """Type of the operands together, by torch's rules of promotion."""
-    dtype: torch.dtype | None = None
-    for index, first in enumerate(values):
-        for second in values[index + 1 :]:
-            pair = torch.result_type(first, second)
-            dtype = pair if dtype is None else torch.promote_types(dtype, pair)
-    if dtype is None:
-        (only,) = values
-        dtype = only.dtype
-    return dtype
+    """Type of the operands together, by torch's rules of promotion.
+
+    Tensors with dimensions decide; those without, and after them numbers, only matter where they
+    are of a higher kind (truth values, whole numbers, floats).
+
+    Source: at::native::result_type (aten/src/ATen/native/TypeProperties.cpp).
+    """
+    if len(values) == 2:
+        return torch.result_type(*values)
+    ranks: list[torch.dtype | None] = [None, None, None]
+    for value in values:
+        rank = 2 if not isinstance(value, torch.Tensor) else int(value.dim() == 0)
+        dtype, held = torch.result_type(value, value), ranks[rank]
+        ranks[rank] = dtype if held is None else torch.promote_types(held, dtype)
+    found = [dtype for dtype in ranks if dtype is not None]
+    return functools.reduce(lambda lower, higher: _decided(higher, lower), reversed(found))
+
+
+def _decided(higher: torch.dtype, lower: torch.dtype) -> torch.dtype:
+    """The type of operands of a higher and of a lower rank together."""
+    above = lower.is_floating_point or higher == torch.bool
+    return torch.promote_types(higher, lower) if above and not higher.is_floating_point else higher
 
 
 def floating(dtype: torch.dtype) -> torch.dtype:
@@ -167,6 +182,9 @@ def evaluate(
         kind: type of the result.
         out: where the result goes; a new tensor by default.
         dtype: type to compute in, instead of the promoted one.
+
+    Raises:
+        UnsupportedOperatorError: whole numbers or truth values, for which there is no kernel.
     """
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     if dtype is None:
@@ -183,6 +201,11 @@ def evaluate(
         kernel = f"{kernel}_scalar" if isinstance(values[0], torch.Tensor) else f"scalar_{kernel}"
     if not dtype.is_floating_point:
         kernel += "_int"
+        if f"pointwise_{kernel}" not in _KERNELS:
+            raise UnsupportedOperatorError(
+                f'"{kernel.removesuffix("_int")}" is not implemented for {type_name(dtype)!r} on '
+                'torch.device("wgpu"): convert first, for example with .float()'
+            )
     numbers += [convert(scalar) for scalar in scalars]
     if kind == "bool" and target.dtype != torch.bool:
         truth = launch(kernel, empty(target.shape, torch.bool), tensors, numbers)

@@ -45,11 +45,39 @@ def collapse(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tup
     return merged
 
 
+def check_broadcast(shape: Sequence[int], sizes: Sequence[int]) -> None:
+    """Nothing, for sizes that broadcast to a shape.
+
+    Raises:
+        RuntimeError: they do not, in torch's words.
+    """
+    pad = len(shape) - len(sizes)
+    if pad >= 0 and all(b in (a, 1) for a, b in zip(shape[pad:], sizes, strict=True)):
+        return
+    short = min(len(shape), len(sizes))
+    for back in range(1, short + 1):
+        whole, size = shape[-back], sizes[-back]
+        if whole != size and 1 not in (whole, size):
+            raise RuntimeError(
+                f"The size of tensor a ({whole}) must match the size of tensor b ({size}) at "
+                f"non-singleton dimension {max(len(shape), len(sizes)) - back}"
+            )
+    together = list(torch.broadcast_shapes(tuple(shape), tuple(sizes)))
+    raise RuntimeError(
+        f"output with shape {list(shape)} doesn't match the broadcast shape {together}"
+    )
+
+
 def broadcast_strides(
     shape: Sequence[int], sizes: Sequence[int], strides: Sequence[int]
 ) -> list[int]:
-    """Strides of a tensor along every dimension of a shape it broadcasts to, 0 where it repeats."""
+    """Strides of a tensor along every dimension of a shape it broadcasts to, 0 where it repeats.
+
+    Raises:
+        RuntimeError: it does not broadcast to the shape.
+    """
     pad = len(shape) - len(sizes)
+    check_broadcast(shape, sizes)
     own = zip(shape[pad:], sizes, strides, strict=True)
     return [0] * pad + [0 if size == 1 and whole != 1 else step for whole, size, step in own]
 
@@ -93,8 +121,13 @@ def launch(
         out: any strided tensor of the device; its entries are converted to its type.
         operands: tensors of the device that broadcast to its shape.
         scalars: in the order of the row.
+
+    Raises:
+        RuntimeError: an operand does not broadcast to the shape of `out`.
     """
     if out.numel() == 0:
+        for operand in operands:
+            check_broadcast(out.shape, operand.shape)
         return out
     tensors = (out, *operands)
     layouts = tuple([(t.shape, t.stride()) for t in tensors])

@@ -1,4 +1,4 @@
-"""Entries by index: gather, scatter, advanced indexing, nonzero, by the kernels take_* and put_*.
+"""Entries by index: gather, scatter, sums into places, by the kernels take_* and put_*.
 
 An index outside its dimension cannot be an error of the kernel: reading gives NaN (0 in whole
 numbers), and nothing is written. Sums into equal places are taken in a fixed order, by sorting the
@@ -19,14 +19,11 @@ from ebm_wgpu.torch_device import state
 from ebm_wgpu.torch_device.copies import copy_from
 from ebm_wgpu.torch_device.elementwise import implements_all, operands
 from ebm_wgpu.torch_device.grid import Layout, grids, launch
+from ebm_wgpu.torch_device.index_checks import check_gather, check_scatter, check_slices
 from ebm_wgpu.torch_device.ordering import stable_order
 from ebm_wgpu.torch_device.reductions import deliver
 from ebm_wgpu.torch_device.registration import UnsupportedOperatorError, claim, implements
-from ebm_wgpu.torch_device.statistics import running
 from ebm_wgpu.torch_device.tensors import KINDS, empty, memory, run_kernel
-
-_NOWHERE = -(2**31)
-"""An index of no entry, whatever the size."""
 
 
 def move(
@@ -90,11 +87,14 @@ def gather(
     sparse_grad: bool = False,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """result[i, j, ...] = self[i, index[i, j, ...], ...], the index standing in dimension `dim`."""
+    """result[i, j, ...] = self[i, index[i, j, ...], ...], the index standing in dimension `dim`.
+
+    Raises:
+        RuntimeError: as `check_gather`.
+    """
     result = empty(index.shape, self.dtype)
     source, dim, places = _along(self, dim, index)
-    if places.dim() != source.dim():
-        raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
+    check_gather(self, dim, index)
     shape = tuple(places.shape)
     layouts = (
         (shape, result.view(shape).stride()),
@@ -129,8 +129,8 @@ def take(
     return deliver(gather(self.reshape(-1), 0, index.reshape(-1)).view(index.shape), out)
 
 
-def _put_along(target: torch.Tensor, dim: int, index: torch.Tensor, values: torch.Tensor) -> None:
-    """target[i, index[i, j], ...] = values[i, j, ...], which broadcast to the index."""
+def put_along(target: torch.Tensor, dim: int, index: torch.Tensor, values: torch.Tensor) -> None:
+    """target[i, index[i, j], ...] = values[i, j, ...]; values broadcast, or are large enough."""
     base, dim, places = _along(target, dim, index)
     shape = tuple(places.shape)
     if values.dim() and values.dim() == places.dim():
@@ -173,9 +173,12 @@ def scatter(
     """A copy of self with result[i, index[i, j, ...], ...] = src[i, j, ...], or a sum into it.
 
     Raises:
+        RuntimeError: as `check_scatter`.
         UnsupportedOperatorError: another reduction than "add".
     """
     values = _as_values(src, self)
+    _, axis, _ = _along(self, dim, index)
+    check_scatter("scatter", self, axis, index, src if isinstance(src, torch.Tensor) else None)
     if reduce == "add":
         values = values if values.dim() else values.expand(index.shape)
         return scatter_add(self, dim, index, values, out=out)
@@ -184,7 +187,7 @@ def scatter(
             f'scatter with reduce="{reduce}" has no kernel on torch.device("wgpu"): only "add" has'
         )
     target = _begun(self, out)
-    _put_along(target, dim, index, values)
+    put_along(target, dim, index, values)
     return target
 
 
@@ -233,7 +236,13 @@ def scatter_add(
     *,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A copy of self with src[i, j, ...] added to result[i, index[i, j, ...], ...]."""
+    """A copy of self with src[i, j, ...] added to result[i, index[i, j, ...], ...].
+
+    Raises:
+        RuntimeError: as `check_scatter`.
+    """
+    _, dim, _ = _along(self, dim, index)
+    check_scatter("scatter_add", self, dim, index, src)
     target = _begun(self, out)
     if index.numel() == 0:
         return target
@@ -261,7 +270,13 @@ def index_add(
     alpha: Any = 1,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A copy of self with alpha times the slices of source added to those that the index names."""
+    """A copy of self with alpha times the slices of source added to those that the index names.
+
+    Raises:
+        IndexError, RuntimeError: as `check_slices`.
+    """
+    _, dim, _ = _along(self, dim, index)
+    check_slices("index_add", self, dim, index, source)
     target = _begun(self, out)
     base, dim, places = _along(target, dim, index)
     values = source if source.dim() else source.unsqueeze(0)
@@ -283,84 +298,55 @@ def index_copy(
     *,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A copy of self with the slices that the index names taken from source."""
+    """A copy of self with the slices that the index names taken from source.
+
+    Raises:
+        IndexError, RuntimeError: as `check_slices`.
+    """
+    _, dim, _ = _along(self, dim, index)
+    check_slices("index_copy", self, dim, index, source)
     target = _begun(self, out)
     base, dim, places = _along(target, dim, index)
     values = source if source.dim() else source.unsqueeze(0)
     steps = [1] * base.dim()
     steps[dim] = len(places)
     shape = [len(places) if a == dim else n for a, n in enumerate(base.shape)]
-    _put_along(base, dim, places.view(steps).expand(shape), values)
+    put_along(base, dim, places.view(steps).expand(shape), values)
     return target
 
 
 @implements("index_fill_.int_Scalar", "index_fill_.int_Tensor")
 def index_fill_(self: torch.Tensor, dim: int, index: torch.Tensor, value: Any) -> torch.Tensor:
-    """The slices that the index names set to a number."""
+    """The slices that the index names set to a number.
+
+    Raises:
+        RuntimeError: the index is no vector.
+    """
+    if index.dim() > 1:
+        raise RuntimeError("Index has to be a vector/scalar")
     base, dim, places = _along(self, dim, index)
     steps = [1] * base.dim()
     steps[dim] = len(places)
     shape = [len(places) if a == dim else n for a, n in enumerate(base.shape)]
-    _put_along(base, dim, places.view(steps).expand(shape), _as_values(value, self))
+    put_along(base, dim, places.view(steps).expand(shape), _as_values(value, self))
     return self
-
-
-def true_places(mask: torch.Tensor) -> torch.Tensor:
-    """Places of the entries of a flat tensor that are not zero, in order; waits for the device."""
-    truth = mask.reshape(-1).ne(0)
-    if truth.numel() == 0:
-        return empty((0,), torch.int64)
-    rank = running("sum", truth.view(1, -1)).view(-1)
-    total = int(rank[-1].item())
-    places = empty((total,), torch.int64)
-    target = torch.where(truth, rank - 1, _NOWHERE)
-    _put_along(places, 0, target, torch.arange(len(truth), device=mask.device))
-    return places
-
-
-@implements("nonzero")
-def nonzero(self: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Indices of all entries that are not zero, a row each; waits for the device."""
-    places = true_places(self)
-    columns = []
-    for axis in range(self.dim()):
-        below = math.prod(self.shape[axis + 1 :])
-        columns.append((places // below) % self.shape[axis])
-    if not columns:
-        return deliver(empty((len(places), 0), torch.int64), out)
-    return deliver(torch.stack(columns, 1), out)
-
-
-@implements("masked_select")
-def masked_select(
-    self: torch.Tensor, mask: torch.Tensor, *, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Entries where the mask holds, in order; waits for the device."""
-    values, mask = torch.broadcast_tensors(self, mask)
-    return deliver(take(values, true_places(mask)), out)
-
-
-@implements("masked_scatter")
-def masked_scatter(self: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """Entries where the mask holds taken from source, in order."""
-    self, mask = torch.broadcast_tensors(self, mask)
-    if self.numel() == 0:
-        return self.clone()
-    rank = running("sum", mask.reshape(1, -1)).view(mask.shape)
-    return torch.where(mask, take(source, rank - 1), self)
-
-
-@implements("masked_scatter_")
-def masked_scatter_(self: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """The same in place."""
-    return copy_from(masked_scatter(self, mask, source), self)
 
 
 @implements("put_")
 def put_(
     self: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False
 ) -> torch.Tensor:
-    """Entries of the flattened tensor set to, or increased by, those of source."""
+    """Entries of the flattened tensor set to, or increased by, those of source.
+
+    Raises:
+        IndexError: there are more or fewer of them than places.
+        RuntimeError: the types differ.
+    """
+    if source.numel() != index.numel():
+        raise IndexError(
+            "put_(): Expected source and index to have the same number of elements, but got "
+            f"source.numel() = {source.numel()}, index.numel() = {index.numel()}"
+        )
     flat = self.reshape(-1)
     values, places = source.reshape(-1), index.reshape(-1)
     if accumulate:
@@ -372,13 +358,10 @@ def put_(
 
 for _name, _out in (("gather.out", gather), ("index_select.out", index_select), ("take.out", take)):
     implements(_name)(_out)
-for _name, _out in (("nonzero.out", nonzero), ("masked_select.out", masked_select)):
-    implements(_name)(_out)
 implements_all("scatter", scatter)
 implements_all("scatter_add", scatter_add)
 implements_all("index_add", index_add)
 implements_all("index_copy", index_copy)
 
 claim("gather", "index_select", "take", "scatter", "scatter_add", "index_add", "index_copy")
-claim("index_fill", "nonzero", "masked_select", "masked_scatter", "argwhere", "take_along_dim")
-claim("put", "unfold")
+claim("index_fill", "take_along_dim", "put", "unfold")

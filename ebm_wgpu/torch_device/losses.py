@@ -34,7 +34,7 @@ def _spread(grad: torch.Tensor, like: torch.Tensor, reduction: int) -> torch.Ten
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Losses of rows of logits, one row a target."""
+    """Losses of rows of logits, one row a target, in float32 whatever the logits are stored in."""
 
     @staticmethod
     def forward(
@@ -53,7 +53,7 @@ class _CrossEntropy(torch.autograd.Function):
             )
         ctx.save_for_backward(logits, targets, lse)
         ctx.options = (ignore, smoothing)
-        return loss.to(logits.dtype)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Maybe, None, None, None]:
@@ -100,9 +100,13 @@ def cross_entropy_loss(
     A target outside the classes gives NaN, not an error.
     """
     if weight is not None or target.is_floating_point():
-        return _composite_cross_entropy(
-            self, target, weight, reduction, ignore_index, label_smoothing
+        # In float32, since sums over many targets leave the range of half precision.
+        weight = None if weight is None else weight.float()
+        target = target.float() if target.is_floating_point() else target
+        loss = _composite_cross_entropy(
+            self.float(), target, weight, reduction, ignore_index, label_smoothing
         )
+        return loss.to(self.dtype)
     classes = self.shape[1 if self.dim() > 1 else 0]
     expected = self.shape[:1] + self.shape[2:] if self.dim() > 1 else torch.Size([])
     if target.shape != expected:
@@ -115,10 +119,9 @@ def cross_entropy_loss(
         rows.reshape(-1, classes).contiguous(), target.reshape(-1), ignore_index, label_smoothing
     )
     if reduction == _NONE:
-        return losses.view(target.shape)
-    if reduction == _SUM:
-        return losses.sum()
-    return losses.sum() / target.ne(ignore_index).sum()
+        return losses.view(target.shape).to(self.dtype)
+    total = losses.sum()
+    return (total if reduction == _SUM else total / target.ne(ignore_index).sum()).to(self.dtype)
 
 
 _composite_cross_entropy: Callable[..., torch.Tensor] = (
@@ -150,8 +153,9 @@ def _nll(
     losses = -self.gather(axis, safe.unsqueeze(axis)).squeeze(axis) * chosen
     if reduction == _NONE:
         return losses, torch.zeros((), dtype=self.dtype, device=self.device)
-    total = chosen.sum()
-    return losses.sum() / total if reduction == _MEAN else losses.sum(), total
+    # In float32, since both sums leave the range of half precision.
+    total, loss = (terms.sum(dtype=torch.float32) for terms in (chosen, losses))
+    return (loss / total if reduction == _MEAN else loss).to(self.dtype), total
 
 
 def _nll_backward(

@@ -22,7 +22,7 @@ from ebm_wgpu.torch_device.registration import claim
 from ebm_wgpu.torch_device.tensors import as_array, empty, is_bindable
 
 
-def _operand(tensor: torch.Tensor) -> tuple[DeviceArray, bool]:
+def operand(tensor: torch.Tensor) -> tuple[DeviceArray, bool]:
     """A matrix or a batch (Z, R, C) as the kernels read it, and whether as its transpose."""
     if tensor.dim() == 3 and tensor.stride(0) == 0 and tensor.shape[0] > 1:
         tensor = tensor[0]
@@ -87,7 +87,7 @@ def _multiply(
         if not accumulate:
             out.zero_()
         return out if bias is None else out.add_(bias)
-    (a, trans_a), (b, trans_b) = _operand(left), _operand(right)
+    (a, trans_a), (b, trans_b) = operand(left), operand(right)
     multiply(
         state.device(),
         a,

@@ -1,8 +1,9 @@
 """Adam and AdamW with `fused=True`: a few tensors a dispatch, and nothing read back.
 
-torch counts steps in tensors on the device, and the kernel takes the count as a number. So the
-count of a tensor that has been read once is followed on the host from then on; any other change of
-the tensor shows in its version, and it is read again.
+torch counts steps in tensors on the device, and the kernel takes the count as a number. So counts
+that have been read once, all together, are followed on the host from then on (`foreach.known`); any
+other change of such a tensor shows in its version, and it is read again. Under a
+`torch.amp.GradScaler` a step also waits for the one number that says whether it is left out.
 """
 
 from __future__ import annotations
@@ -15,32 +16,9 @@ import torch
 from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.kernels.adamw import TENSORS, adamw_params
 from ebm_wgpu.kernels.spec import Scalar
+from ebm_wgpu.torch_device.foreach import padded, values_of
 from ebm_wgpu.torch_device.registration import implements
-from ebm_wgpu.torch_device.tensors import empty, is_bindable, run_kernel
-
-
-def _remember(step: torch.Tensor, count: float, version: int) -> None:
-    step.untyped_storage().known_count = (count, version)  # type: ignore[attr-defined]
-
-
-def _count(step: torch.Tensor) -> float:
-    """The value of a tensor that counts steps; waits for the device where it is not known."""
-    count, version = getattr(step.untyped_storage(), "known_count", (0.0, -1))
-    if version != step._version:
-        count = step.item()
-        _remember(step, count, step._version)
-    return float(count)
-
-
-@implements("_foreach_add_.Scalar")
-def foreach_add_(self: Sequence[torch.Tensor], scalar: Any) -> None:
-    """Add a number to each tensor; counts of steps that are known stay so."""
-    for tensor in self:
-        count, version = getattr(tensor.untyped_storage(), "known_count", (0.0, -1))
-        known = version == tensor._version
-        tensor.add_(scalar)
-        if known:
-            _remember(tensor, count + scalar, tensor._version)
+from ebm_wgpu.torch_device.tensors import is_bindable, run_kernel
 
 
 def _as_parameters(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -66,15 +44,17 @@ def _update(
     staged = {name: _as_parameters(tensors) for name, tensors in originals.items()}
     arrays: dict[str, torch.Tensor] = {"scale": scale}
     for name, tensors in staged.items():
-        for t in range(TENSORS):
-            # The kernel wants arrays for the tensors that there are not.
-            held = tensors[t] if t < len(tensors) else empty((1,), torch.float32)
-            arrays[f"{name}{t}"] = held
-    run_kernel("adamw_plain", **arrays, **params)
+        arrays |= {f"{name}{t}": held for t, held in enumerate(padded(tensors, TENSORS))}
+    run_kernel("adamw", **arrays, **params)
     for name in ("weight", "mean", "square"):
         for original, held in zip(originals[name], staged[name], strict=True):
             if held.untyped_storage()._cdata != original.untyped_storage()._cdata:
                 original.copy_(held.view(original.shape))
+
+
+def _left_out(found_inf: torch.Tensor | None) -> bool:
+    """Whether a scaler has found a gradient that is not finite; waits for the device."""
+    return found_inf is not None and values_of([found_inf])[0] != 0.0
 
 
 @implements("_fused_adamw_", "_fused_adamw_.tensor_lr")
@@ -103,7 +83,7 @@ def fused_adamw_(
     """
     if amsgrad:
         raise DeviceError('fused AdamW on torch.device("wgpu") has no amsgrad: use fused=False')
-    if found_inf is not None and found_inf.item():
+    if _left_out(found_inf):
         return
     sign = -1.0 if maximize else 1.0
     if grad_scale is None:
@@ -111,9 +91,9 @@ def fused_adamw_(
     else:
         scale = (sign / grad_scale).reshape(1)
     groups: dict[float, list[int]] = {}
-    for index, step in enumerate(state_steps):
+    for index, count in enumerate(values_of(state_steps)):
         if self[index].numel():
-            groups.setdefault(_count(step), []).append(index)
+            groups.setdefault(count, []).append(index)
     for count, members in groups.items():
         params = adamw_params(int(count), float(lr), (beta1, beta2), eps, weight_decay)
         for start in range(0, len(members), TENSORS):
@@ -131,6 +111,8 @@ def fused_adam_(
     *moments: Sequence[torch.Tensor],
     weight_decay: float,
     maximize: bool,
+    grad_scale: torch.Tensor | None = None,
+    found_inf: torch.Tensor | None = None,
     **options: Any,
 ) -> None:
     """One step of Adam on all tensors: the decay is part of the gradient.
@@ -138,10 +120,24 @@ def fused_adam_(
     Raises:
         DeviceError: as `fused_adamw_`.
     """
+    if _left_out(found_inf):
+        return
     if weight_decay:
         sign = -1.0 if maximize else 1.0
+        slopes = [grad.float() for grad in grads]
+        if grad_scale is not None:
+            # The decay belongs to the gradient of the loss itself, not of the scaled one.
+            slopes, grad_scale = [slope / grad_scale for slope in slopes], None
         grads = [
-            grad.add(weight, alpha=sign * weight_decay)
-            for grad, weight in zip(grads, self, strict=True)
+            slope.add(weight, alpha=sign * weight_decay)
+            for slope, weight in zip(slopes, self, strict=True)
         ]
-    fused_adamw_(self, grads, *moments, weight_decay=0.0, maximize=maximize, **options)
+    fused_adamw_(
+        self,
+        grads,
+        *moments,
+        weight_decay=0.0,
+        maximize=maximize,
+        grad_scale=grad_scale,
+        **options,
+    )

@@ -79,7 +79,6 @@ BINARY: dict[str, tuple[str, Result]] = {
     "maximum": ("maximum", "same"),
     "logaddexp": ("logaddexp", "same"),
     "minimum": ("minimum", "same"),
-    "pow": ("pow", "same"),
     "eq": ("eq", "bool"),
     "ne": ("ne", "bool"),
     "lt": ("lt", "bool"),
@@ -136,6 +135,18 @@ def div(
     if rounding_mode is None:
         return evaluate("div", values, kind="float", out=out)
     return evaluate(_ROUNDINGS[rounding_mode], values, out=out)
+
+
+def power(self: Any, exponent: Any, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """self ** exponent; negative powers of tensors of whole numbers only by tensors.
+
+    Raises:
+        RuntimeError: a negative number as the power of whole numbers.
+    """
+    values = operands(self, exponent)
+    if isinstance(values[1], int) and values[1] < 0 and not promoted(*values).is_floating_point:
+        raise RuntimeError("Integers to negative integer powers are not allowed.")
+    return evaluate("pow", values, out=out)
 
 
 def _logical(kernel: str, values: Sequence[Operand], out: torch.Tensor | None) -> torch.Tensor:
@@ -222,7 +233,21 @@ def _as_tensor(value: Any, like: torch.Tensor) -> torch.Tensor:
 
 @implements("masked_fill_.Scalar", "masked_fill_.Tensor")
 def masked_fill_(self: torch.Tensor, mask: torch.Tensor, value: Any) -> torch.Tensor:
-    """The number `value` where the mask holds."""
+    """The number `value` where the mask holds.
+
+    Raises:
+        RuntimeError: the mask holds no truth values or does not broadcast to the tensor, or the
+            value has dimensions.
+    """
+    if mask.dtype != torch.bool:
+        raise RuntimeError(
+            f"masked_fill_ only supports boolean masks, but got mask with dtype {mask.dtype}"
+        )
+    if isinstance(value, torch.Tensor) and value.dim():
+        raise RuntimeError(
+            "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
+            f"{value.dim()} dimension(s)."
+        )
     if isinstance(value, torch.Tensor) and value.device == self.device:
         kernel = "where" if self.dtype.is_floating_point else "where_int"
         return launch(kernel, self, [mask, value, self])
@@ -288,7 +313,15 @@ def addcdiv(
     value: Any = 1,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """self + value * tensor1 / tensor2."""
+    """self + value * tensor1 / tensor2.
+
+    Raises:
+        RuntimeError: whole numbers are divided.
+    """
+    if not (tensor1.is_floating_point() or tensor2.is_floating_point()):
+        raise RuntimeError(
+            "Integer division with addcdiv is no longer supported: convert with .float() first"
+        )
     return _ternary("addcdiv", (self, tensor1, tensor2), (value,), out)
 
 
@@ -309,43 +342,6 @@ def _ternary(
     return evaluate(kernel, tensors, scalars, out=out)
 
 
-def relu(self: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Entries below zero replaced by zero; of whole numbers too."""
-    if not self.dtype.is_floating_point:
-        return clamp(self, 0, out=out)
-    return evaluate("relu", [self], out=out)
-
-
-def gelu(
-    self: torch.Tensor, *, approximate: str = "none", out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """self * Phi(self), or its approximation by tanh."""
-    return evaluate("gelu_tanh" if approximate == "tanh" else "gelu", [self], out=out)
-
-
-def gelu_backward(
-    grad_output: torch.Tensor,
-    self: torch.Tensor,
-    *,
-    approximate: str = "none",
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """grad_output times the slope of gelu at self."""
-    kernel = "gelu_tanh_backward" if approximate == "tanh" else "gelu_backward"
-    return evaluate(kernel, [grad_output, self], out=out)
-
-
-def threshold_backward(
-    grad_output: torch.Tensor,
-    self: torch.Tensor,
-    threshold: Any,
-    *,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """grad_output where self exceeds the threshold, 0 elsewhere."""
-    return evaluate("threshold_backward", [grad_output, self], (threshold,), out=out)
-
-
 for _operator, (_kernel, _kind, _whole) in UNARY.items():
     implements_all(_operator, _unary(_kernel, _kind, _whole), without=("decimals", "decimals_out"))
 for _operator, (_kernel, _kind) in BINARY.items():
@@ -360,6 +356,7 @@ _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "sub": sub,
     "mul": mul,
     "div": div,
+    "pow": power,
     "bitwise_not": bitwise_not,
     "clamp": clamp,
     "clamp_min": clamp_min,
@@ -367,10 +364,6 @@ _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "addcmul": addcmul,
     "addcdiv": addcdiv,
     "lerp": lerp,
-    "relu": relu,
-    "gelu": gelu,
-    "gelu_backward": gelu_backward,
-    "threshold_backward": threshold_backward,
 }
 implements_all("isneginf", _is_infinity(float("-inf")))
 implements_all("isposinf", _is_infinity(float("inf")))
@@ -383,7 +376,7 @@ claim(
     *("__rmul__", "__rdiv__", "__rpow__", "remainder", "fmod", "floor_divide", "square"),
     *("logaddexp", "maximum", "minimum", "max:binary", "min:binary"),
     *("eq", "ne", "lt", "le", "gt", "ge"),
-    *("neg", "abs", "sign", "floor", "ceil", "trunc", "round:", "reciprocal", "sqrt"),
+    *("neg", "abs", "sign", "sgn", "floor", "ceil", "trunc", "round:", "reciprocal", "sqrt"),
     *("rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tanh"),
     *(
         "sigmoid",
@@ -398,6 +391,5 @@ claim(
         "logical_and",
     ),
     *("logical_or", "logical_xor", "where", "masked_fill", "clamp", "clamp_min", "clamp_max"),
-    *("addcmul", "addcdiv", "lerp", "nn.functional.relu", "nn.functional.silu"),
-    *("nn.functional.gelu", "nn.functional.softsign", "nn.functional.tanhshrink"),
+    *("addcmul", "addcdiv", "lerp", "bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor"),
 )

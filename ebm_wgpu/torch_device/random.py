@@ -7,23 +7,22 @@ All come from Philox by a seed and the number of the draw (`generator`), so that
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
 
 from ebm_wgpu.kernels.dropout import dropout_params
-from ebm_wgpu.torch_device.copies import copy_from
+from ebm_wgpu.torch_device.copies import copy_from, int_scalar
 from ebm_wgpu.torch_device.generator import next_draw
 from ebm_wgpu.torch_device.ordering import row_order
 from ebm_wgpu.torch_device.reductions import deliver
-from ebm_wgpu.torch_device.registration import implements
+from ebm_wgpu.torch_device.registration import claim, implements
 from ebm_wgpu.torch_device.statistics import running
 from ebm_wgpu.torch_device.tensors import empty, run_kernel
 
-_STREAM = 6
-"""The Philox stream of these draws, after those of the samplers and of dropout."""
-_MANTISSA = 1 << 23
-"""Values of a float32 uniform: whole numbers below it are drawn evenly."""
+_STREAM = 7
+"""The Philox stream of these draws, after those of the samplers, of dropout and of attention."""
 
 Generator = torch.Generator | None
 
@@ -33,20 +32,32 @@ def _only_chain() -> torch.Tensor:
     return torch.zeros(1, dtype=torch.int32, device="wgpu")
 
 
-def _drawn(count: int, kernel: str, generator: Generator) -> torch.Tensor:
-    """`count` float32 numbers in a row."""
-    out = empty((count,), torch.float32)
+def _drawn(
+    count: int,
+    kernel: str,
+    generator: Generator,
+    dtype: torch.dtype = torch.float32,
+    **params: int,
+) -> torch.Tensor:
+    """`count` numbers in a row, by a kernel philox_<kernel>."""
+    out = empty((count,), dtype)
     if count:
         seed, step = next_draw(generator)
         run_kernel(
-            kernel, chain=_only_chain(), step=step, stream=_STREAM, seed=seed, out=out.view(1, -1)
+            f"philox_{kernel}",
+            chain=_only_chain(),
+            step=step,
+            stream=_STREAM,
+            seed=seed,
+            out=out.view(1, -1),
+            **params,
         )
     return out
 
 
 def uniforms(self: torch.Tensor, generator: Generator = None) -> torch.Tensor:
     """Uniform float32 numbers between 0 and 1, both excluded, in the shape of a tensor."""
-    return _drawn(self.numel(), "philox_uniform", generator).view(self.shape)
+    return _drawn(self.numel(), "uniform", generator).view(self.shape)
 
 
 @implements("uniform_")
@@ -79,7 +90,7 @@ def normal_(
     """
     if std < 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
-    numbers = _drawn(self.numel(), "philox_normal", generator).view(self.shape)
+    numbers = _drawn(self.numel(), "normal", generator).view(self.shape)
     if (mean, std) != (0.0, 1.0):
         numbers.mul_(std).add_(mean)
     return copy_from(numbers, self)
@@ -141,27 +152,32 @@ def bernoulli_into(
 
 
 def _integers(self: torch.Tensor, low: int, high: int, generator: Generator) -> torch.Tensor:
-    """Whole numbers in [low, high), even up to 2^23 of them, and by two draws beyond."""
-    span = high - low
-    if span <= 0:
+    """Whole numbers in [low, high), all equally likely but for 2^-64.
+
+    Raises:
+        RuntimeError: there is none.
+        DeviceError: a bound beyond 32 bits.
+    """
+    if high <= low:
         raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got {low} >= {high}")
-    numbers = uniforms(self, generator)
-    if span <= _MANTISSA:
-        return copy_from(
-            numbers.mul_(span).floor_().clamp_(0, span - 1).to(torch.int64) + low, self
-        )
-    blocks = -(-span // _MANTISSA)
-    high_part = numbers.mul_(blocks).floor_().clamp_(0, blocks - 1).to(torch.int64)
-    low_part = uniforms(self, generator).mul_(_MANTISSA).floor_().to(torch.int64)
-    return copy_from((high_part * _MANTISSA + low_part).remainder_(span) + low, self)
+    span = int_scalar(high - 1) - int_scalar(low) + 1
+    numbers = _drawn(
+        self.numel(), "integers", generator, torch.int32, span=span % 2**32, low=int(low)
+    )
+    return copy_from(numbers.view(self.shape), self)
+
+
+def _values(dtype: torch.dtype) -> int:
+    """How many whole numbers from 0 on a type holds exactly."""
+    return {torch.bool: 2, torch.float16: 2**11 + 1, torch.float32: 2**24 + 1}.get(dtype, 2**31)
 
 
 @implements("random_.from")
 def random_between_(
     self: torch.Tensor, low: int, high: int | None, *, generator: Generator = None
 ) -> torch.Tensor:
-    """Whole numbers in [low, high)."""
-    return _integers(self, low, 2**31 - 1 if high is None else high, generator)
+    """Whole numbers in [low, high), or up to what the type holds exactly."""
+    return _integers(self, low, _values(self.dtype) if high is None else high, generator)
 
 
 @implements("random_.to")
@@ -173,8 +189,7 @@ def random_below_(self: torch.Tensor, high: int, *, generator: Generator = None)
 @implements("random_")
 def random_(self: torch.Tensor, *, generator: Generator = None) -> torch.Tensor:
     """Whole numbers from 0 to what the type holds exactly."""
-    limits = {torch.bool: 2, torch.float16: 2**11 + 1, torch.float32: 2**24 + 1}
-    return _integers(self, 0, limits.get(self.dtype, 2**31 - 1), generator)
+    return _integers(self, 0, _values(self.dtype), generator)
 
 
 @implements("randperm.generator_out")
@@ -182,7 +197,7 @@ def randperm(n: int, *, generator: Generator = None, out: torch.Tensor) -> torch
     """The numbers 0 to n - 1 in random order; numbers drawn equal stay in order."""
     if not n:
         return deliver(empty((0,), torch.int64), out)
-    order = row_order(_drawn(n, "philox_uniform", generator).view(1, -1), False)
+    order = row_order(_drawn(n, "uniform", generator).view(1, -1), False)
     return deliver(order[0, :n], out)
 
 
@@ -211,6 +226,22 @@ def native_dropout_backward(
     return grad_output * mask * scale
 
 
+def _check_weights(rows: torch.Tensor) -> None:
+    """Nothing, for rows (R, N) of weights that can be drawn from; waits for the device.
+
+    Raises:
+        RuntimeError: a weight is negative, infinite or not a number, or a row has none above 0.
+    """
+    if not rows.numel():
+        return
+    bounds = torch.stack([rows.amin(), rows.amax(), rows.amax(1).amin()])
+    least, greatest, best = bounds.tolist()
+    if not (least >= 0 and greatest < math.inf):
+        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+    if best == 0:
+        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+
+
 @implements("multinomial")
 def multinomial(
     self: torch.Tensor,
@@ -223,17 +254,24 @@ def multinomial(
     """Places drawn in proportion to the weights of each row, once each or with replacement.
 
     With replacement by bisection of the running sums; else the places with the greatest
-    weight / exponential number (Efraimidis and Spirakis 2006). Weights are not checked.
+    weight / exponential number (Efraimidis and Spirakis 2006). Waits for the device, to check the
+    weights.
 
     Raises:
-        RuntimeError: more places are wanted than there are.
+        RuntimeError: more places are wanted than there are, or none; the weights are no vector or
+            matrix, or cannot be drawn from.
     """
+    if self.dim() not in (1, 2):
+        raise RuntimeError("prob_dist must be 1 or 2 dim")
+    if num_samples <= 0:
+        raise RuntimeError("cannot sample n_sample <= 0 samples")
     weights = self.float()
     rows = weights.reshape(-1, weights.shape[-1])
     if not replacement and num_samples > rows.shape[1]:
         raise RuntimeError(
             "cannot sample n_sample > prob_dist.size(-1) samples without replacement"
         )
+    _check_weights(rows)
     shape = (*self.shape[:-1], num_samples)
     if num_samples == 1 or not replacement:
         race = rows / exponential_(torch.empty_like(rows), generator=generator)
@@ -247,3 +285,5 @@ def multinomial(
 
 
 implements("multinomial.out")(multinomial)
+
+claim("native_dropout_backward")

@@ -6,8 +6,9 @@ stored as
 
     float32 f32    float16 f16    int64 i32    int32 i32    bool u32 (0 or 1)
 
-int64 values beyond 32 bits are refused at upload; arithmetic wraps at 32 bits. Other types are
-refused: convert before the upload.
+int64 values beyond 32 bits are refused at upload; arithmetic wraps at 32 bits, and a float32 beyond
+them becomes the nearest whole number in reach that is a float32 too. Other types are refused:
+convert before the upload.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def reserve(tensor: torch.Tensor) -> None:
     needed = storage.nbytes() // tensor.element_size() * ITEM_BYTES[tensor.dtype]
     held: Buffer | None = getattr(storage, "memory", None)
     if held is not None and held.block.capacity >= needed:
+        held.nbytes = max(held.nbytes, needed)
         return
     runtime = state.device().runtime
     fresh = runtime.pool.lease(needed, shared=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ebm_wgpu.errors import DeviceError
-from ebm_wgpu.torch_device.indexing import true_places
+from ebm_wgpu.torch_device.masks import true_places
 from ebm_wgpu.torch_device.ordering import row_order
 from ebm_wgpu.torch_device.reductions import axes, deliver
 from ebm_wgpu.torch_device.registration import claim, implements

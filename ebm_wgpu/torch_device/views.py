@@ -98,6 +98,12 @@ def empty_strided(
     return empty(size, dtype or torch.get_default_dtype(), tuple(stride))
 
 
+@implements("_efficientzerotensor")
+def zero_tensor(size: Sequence[int], *, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
+    """A new tensor of zeros: the gradient of operators that are constant in pieces."""
+    return torch.zeros(tuple(size), dtype=dtype, device="wgpu")
+
+
 def _contiguous_stride(size: Sequence[int]) -> tuple[int, ...]:
     stride = [0] * len(size)
     step = 1
@@ -170,5 +176,15 @@ claim(
     *("expand", "expand_as", "broadcast_to", "diagonal", "unbind", "split", "chunk", "unflatten"),
     *("hsplit", "vsplit", "dsplit", "flatten", "ravel"),
     *("atleast_1d", "atleast_2d", "atleast_3d", "squeeze:multiple", "split_with_sizes"),
-    *("broadcast_tensors", "meshgrid", "resolve_conj", "resolve_neg", "real", "positive"),
+    *(
+        "empty",
+        "empty_strided",
+        "resize_",
+        "broadcast_tensors",
+        "meshgrid",
+        "resolve_conj",
+        "resolve_neg",
+        "real",
+        "positive",
+    ),
 )

@@ -234,3 +234,23 @@ def test_a_budget_that_is_no_number_is_an_error(text: str, monkeypatch: pytest.M
     monkeypatch.setenv("EBM_WGPU_MEMORY_BUDGET", text)
     with pytest.raises(DeviceError, match="EBM_WGPU_MEMORY_BUDGET"):
         GpuRuntime()
+
+
+def test_memory_is_asked_for_again_only_after_the_device_is_done(
+    runtime: GpuRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    create, wait = GpuRuntime._try_create, GpuRuntime.synchronize
+
+    def refuse_once(self: GpuRuntime, capacity: int) -> object:
+        told.append("ask")
+        return None if len(told) == 1 else create(self, capacity)
+
+    def waited(self: GpuRuntime) -> None:
+        told.append("wait")
+        wait(self)
+
+    monkeypatch.setattr(GpuRuntime, "_try_create", refuse_once)
+    monkeypatch.setattr(GpuRuntime, "synchronize", waited)
+    assert runtime.pool.lease(5 << 20).nbytes == 5 << 20
+    assert told == ["ask", "wait", "ask"]

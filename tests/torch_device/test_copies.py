@@ -81,6 +81,22 @@ def test_growing_keeps_the_contents() -> None:
     assert x.shape == (3000,)
 
 
+def test_growing_twice_keeps_what_was_written_between() -> None:
+    x = torch.arange(10.0).to("wgpu")
+    x.resize_(60)
+    x.copy_(torch.arange(60.0))
+    x.resize_(100)
+    assert torch.equal(x[:60].cpu(), torch.arange(60.0))
+
+
+def test_only_single_values_fill() -> None:
+    x = torch.zeros(3, device="wgpu")
+    for place in ("cpu", "wgpu"):
+        with pytest.raises(RuntimeError, match="0-dimension value tensor"):
+            x.fill_(torch.ones(2, device=place))
+    assert x.fill_(torch.tensor(2.0, device="wgpu")).tolist() == [2.0, 2.0, 2.0]
+
+
 def test_printing_shows_values_and_device() -> None:
     text = repr(torch.arange(3.0, device="wgpu"))
     assert "[0., 1., 2.]" in text

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_wgpu.gpu.runtime import GpuRuntime
+from ebm_wgpu.torch_device.foreach import values_of
 
 pytestmark = pytest.mark.usefixtures("no_fallbacks")
 
@@ -102,7 +103,7 @@ def test_clipping_is_that_of_torch_in_few_launches(launches: list[str], greatest
     launches.clear()
     actual = nn.utils.clip_grad_norm_(there, greatest)
     # Four launches of sixteen tensors for the sums, four for the factor, a dozen for one number.
-    assert launches.count("square_sums") == launches.count("scale_tensors") == 4
+    assert launches.count("square_sums") == launches.count("many_tensors_scale") == 4
     assert len(launches) <= 20
     exact = [parameter.grad.double() for parameter in host if parameter.grad is not None]
     norm = torch.stack([grad.norm() for grad in exact]).norm()
@@ -111,3 +112,56 @@ def test_clipping_is_that_of_torch_in_few_launches(launches: list[str], greatest
     for twin, truth in zip(there, exact, strict=True):
         assert twin.grad is not None
         torch.testing.assert_close(twin.grad.cpu().double(), truth * factor, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_numbers_are_added_where_the_tensors_stand(dtype: torch.dtype, launches: list[str]) -> None:
+    host = drawn(33, dtype)
+    there = [tensor.to("wgpu") for tensor in host]
+    launches.clear()
+    torch._foreach_add_(there, 0.375)
+    assert launches.count("many_tensors_shift") == len(launches) - 1 == 3
+    number = torch.tensor(0.75, device="wgpu")
+    torch._foreach_sub_(there, [number] * 33, alpha=2)
+    for actual, before in zip(there, host, strict=True):
+        expected = (before.float() + 0.375).to(dtype).sub(0.75, alpha=2)
+        torch.testing.assert_close(actual.cpu(), expected, rtol=1e-6, atol=1e-6)
+    torch._foreach_sub_(there, [tensor.clone() for tensor in there])
+    assert not any(tensor.any().item() for tensor in there)
+    whole = [torch.tensor([2, -3], device="wgpu")]
+    torch._foreach_add_(whole, 4)
+    torch._foreach_sub_(whole, whole)
+    assert whole[0].tolist() == [0, 0]
+
+
+def test_what_autograd_saved_may_not_be_changed_unnoticed() -> None:
+    for change in (
+        lambda t: torch._foreach_mul_([t], 2.0),
+        lambda t: torch._foreach_add_([t], 1),
+        lambda t: torch._foreach_sub_([t], [torch.ones((), device="wgpu")]),
+    ):
+        leaf = torch.ones(3, device="wgpu", requires_grad=True)
+        saved = leaf * 1
+        result = saved.exp() * saved
+        change(saved.detach())
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            result.sum().backward()
+
+
+def test_values_that_are_known_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = [torch.full((), float(n), device="wgpu") for n in range(20)]
+    reads: list[int] = []
+    read = GpuRuntime.read
+    monkeypatch.setattr(GpuRuntime, "read", lambda *a, **k: reads.append(1) or read(*a, **k))
+    assert values_of(counts) == list(range(20))
+    torch._foreach_add_(counts, 1)
+    assert values_of(counts) == list(range(1, 21))
+    assert len(reads) == 1
+    counts[3].fill_(100)
+    torch._foreach_mul_(counts[4:5], 2.0)
+    assert values_of(counts)[3:6] == [100, 10, 6]
+    assert len(reads) == 2
+    assert [count.item() for count in counts][3:6] == [100, 10, 6]
+    neighbours = list(torch.arange(3.0, device="wgpu").unbind())
+    for _ in range(2):
+        assert values_of(neighbours) == [0, 1, 2]

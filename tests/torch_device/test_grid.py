@@ -1,6 +1,7 @@
 """The grid of the pointwise kernels: few dimensions, and the same entries as torch's views."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,3 +40,26 @@ def test_any_rank_and_broadcast_is_added_as_on_the_processor(sizes: list[int], s
     assert torch.equal(result.cpu(), a + b)
     for size, step, expected in zip(result.shape, result.stride(), (a + b).stride(), strict=True):
         assert size == 1 or step == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "words"),
+    [
+        ((3,), (4,), r"size of tensor a \(3\).*b \(4\) at non-singleton dimension 0"),
+        ((4,), (2,), r"size of tensor a \(4\).*b \(2\)"),
+        ((2, 3), (2, 1, 4), r"size of tensor a \(3\).*b \(4\) at non-singleton dimension 2"),
+        ((4,), (1, 4), r"output with shape \[4\] doesn't match the broadcast shape \[1, 4\]"),
+        ((1,), (4,), r"output with shape \[1\] doesn't match the broadcast shape \[4\]"),
+        ((0,), (2,), r"size of tensor a \(0\).*b \(2\)"),
+    ],
+)
+@pytest.mark.parametrize("place", ["cpu", "wgpu"])
+def test_what_does_not_broadcast_is_refused_in_the_processors_words(
+    target: tuple[int, ...], source: tuple[int, ...], words: str, place: str
+) -> None:
+    with pytest.raises(RuntimeError, match=words):
+        torch.zeros(target).copy_(torch.ones(source))
+    there = torch.zeros(target, device="wgpu")
+    with pytest.raises(RuntimeError, match=words):
+        there.copy_(torch.ones(source, device=place))
+    assert not there.any().item()

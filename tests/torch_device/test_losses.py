@@ -61,3 +61,27 @@ def test_a_large_vocabulary_keeps_no_probabilities() -> None:
     loss.backward()
     del loss
     assert torch.wgpu.memory_allocated() - before < 64 * 5000 * 4 * 1.1
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": torch.ones(8)}])
+def test_half_losses_of_many_targets_stay_in_range(options: dict[str, Any]) -> None:
+    count = 2000  # losses of 42, whose sum exceeds 65,504
+    z = torch.tensor([-40.0, *[0.0] * 7]).half().repeat(count, 1)
+    target = torch.zeros(count, dtype=torch.int64)
+    exact = cross_entropy(z[:8].double(), target[:8], **_typed(options, torch.float64)).item()
+    there = z.to("wgpu").requires_grad_()
+    loss = cross_entropy(there, target.to("wgpu"), **_typed(options, torch.float16, "wgpu"))
+    assert loss.dtype == torch.float16
+    assert loss.item() == pytest.approx(exact, rel=2**-10)
+    (loss * 2**12).backward()
+    assert there.grad is not None
+    assert there.grad.isfinite().all().item()
+    plain = torch.nn.functional.nll_loss(there.detach().log_softmax(1), target.to("wgpu"))
+    assert plain.item() == pytest.approx(cross_entropy(z[:8].double(), target[:8]).item(), rel=2e-3)
+
+
+def _typed(options: dict[str, Any], dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
+    return {
+        name: value.to(device, dtype) if isinstance(value, torch.Tensor) else value
+        for name, value in options.items()
+    }

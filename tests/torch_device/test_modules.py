@@ -191,8 +191,8 @@ def test_states_are_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(first(tokens).cpu(), second(tokens).cpu())
 
 
-def energy_transformer() -> LanguageModel:
-    config = EnergyTransformerConfig(dim=16, n_layers=1, n_heads=2, max_length=8)
+def energy_transformer(**options: Any) -> LanguageModel:
+    config = EnergyTransformerConfig(dim=16, n_layers=1, n_heads=2, max_length=8, **options)
     return EnergyTransformer(config, VOCABULARY)
 
 
@@ -205,10 +205,13 @@ def nano_ebm(**options: Any) -> LanguageModel:
     "make",
     [
         energy_transformer,
+        functools.partial(energy_transformer, variant="adaln"),
+        functools.partial(energy_transformer, variant="time"),
+        functools.partial(energy_transformer, step_rule="spectral", spectral_c=0.5),
         nano_ebm,
         functools.partial(nano_ebm, step_rule="spectral", gradient="logit"),
     ],
-    ids=["ebt", "nano", "nano-spectral"],
+    ids=["ebt", "ebt-adaln", "ebt-time", "ebt-spectral", "nano", "nano-spectral"],
 )
 def test_energies_that_are_descended_are_differentiated_twice(
     make: Callable[[], LanguageModel],
@@ -216,6 +219,11 @@ def test_energies_that_are_descended_are_differentiated_twice(
     torch.manual_seed(0)
     model = make()
     model.initialize(text().flatten().numpy(), torch.ones(VOCABULARY).numpy(), seed=0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modulation" in name:
+                # Off zero, where gates let nothing through.
+                parameter.normal_(0.0, 0.3)
     there = copy.deepcopy(model).to("wgpu")
     tokens = text(2, 7)
     results = []

@@ -121,3 +121,35 @@ def test_amsgrad_is_refused() -> None:
     weight.grad = torch.ones(3, device="wgpu")
     with pytest.raises(DeviceError, match="use fused=False"):
         torch.optim.AdamW([weight], amsgrad=True, fused=True).step()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_scaled_steps_are_those_without_a_scale_and_wait_for_one_number(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = parameters()
+    there = [nn.Parameter(p.detach().to("wgpu")) for p in host]
+    pairs = list(zip(host, there, strict=True))
+    reference, optimizer = (kind(p, lr=1e-2, weight_decay=0.1, fused=True) for p in (host, there))
+    scaler = torch.amp.GradScaler("wgpu", init_scale=2.0**10)
+    scaler.scale(torch.ones((), device="wgpu"))
+    reads: list[int] = []
+    read = GpuRuntime.read
+    monkeypatch.setattr(GpuRuntime, "read", lambda *a, **k: reads.append(1) or read(*a, **k))
+    for step in range(1, 6):
+        give_gradients(pairs, step)
+        torch._foreach_mul_([p.grad for p in there if p.grad is not None], scaler.get_scale())
+        if step == 3:
+            assert there[2].grad is not None
+            there[2].grad[0, 0] = float("inf")
+        else:
+            reference.step()
+        reads.clear()
+        scaler.step(optimizer)
+        # Once by the scaler and once by the optimiser; the first time all counts together, too.
+        assert len(reads) == (3 if step == 1 else 2)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**9
+    for expected, actual in pairs:
+        torch.testing.assert_close(actual.detach().cpu(), expected.detach(), rtol=1e-5, atol=1e-6)
+        assert optimizer.state[actual]["step"].item() == 4

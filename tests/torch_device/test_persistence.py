@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-import ebm_wgpu.torch_device  # noqa: F401
+from ebm_wgpu.errors import DeviceError
+from ebm_wgpu.torch_device.tensors import KINDS
 
 
 def test_deep_copies_and_pickles() -> None:
@@ -54,3 +55,33 @@ def test_only_leaves_are_copied() -> None:
     product = torch.ones(2, device="wgpu", requires_grad=True) * 2
     with pytest.raises(RuntimeError, match="Only Tensors created explicitly"):
         copy.deepcopy(product)
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+@pytest.mark.parametrize("place", ["cpu", "wgpu"])
+def test_files_load_onto_the_device(place: str, weights_only: bool) -> None:
+    tensor = torch.arange(12.0, device=place)
+    shared = {"whole": tensor, "part": tensor.view(3, 4).t()[1:]} if place == "cpu" else {}
+    kinds = {str(kind): torch.tensor([1, 0, 1]).to(place, kind) for kind in KINDS}
+    saved = {**shared, **kinds, "weight": nn.Parameter(tensor.half())}
+    file = io.BytesIO()
+    torch.save(saved, file)
+    for where in ("wgpu", torch.device("wgpu"), {"cpu": "wgpu"}):
+        file.seek(0)
+        loaded = torch.load(file, map_location=where, weights_only=weights_only)
+        for name, value in saved.items():
+            assert loaded[name].device.type == "wgpu"
+            assert loaded[name].dtype == value.dtype
+            assert torch.equal(loaded[name].cpu(), value.cpu())
+        assert isinstance(loaded["weight"], nn.Parameter)
+        if shared:
+            loaded["whole"][5] = -1.0
+            assert loaded["part"][0, 1].item() == -1.0
+
+
+def test_a_file_of_other_types_names_the_type() -> None:
+    file = io.BytesIO()
+    torch.save(torch.ones(3, dtype=torch.float64), file)
+    file.seek(0)
+    with pytest.raises(DeviceError, match=r"not torch.float64"):
+        torch.load(file, map_location="wgpu")

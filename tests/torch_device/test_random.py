@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scipy import stats
 from torch.utils.checkpoint import checkpoint
 
 import ebm_wgpu.torch_device  # noqa: F401
-from ebm_wgpu.kernels._philox import normal_reference
+from ebm_wgpu.errors import DeviceError
+from ebm_wgpu.kernels import _philox
+from ebm_wgpu.kernels._attention import STREAM_ATTENTION
+from ebm_wgpu.kernels._philox import normal_reference, philox_reference
+from ebm_wgpu.kernels.dropout import STREAM_DROPOUT
 from ebm_wgpu.torch_device.random import _STREAM
 
 COUNT = 20_000
@@ -44,6 +50,50 @@ def test_distributions() -> None:
     large = torch.randint(0, 2**31 - 1, (COUNT,), device="wgpu").cpu().double() / (2**31 - 1)
     assert stats.kstest(large.numpy(), "uniform").pvalue > 1e-3
     assert torch.equal(torch.randperm(3000, device="wgpu").cpu().sort().values, torch.arange(3000))
+
+
+def test_whole_numbers_of_a_wide_range_are_even() -> None:
+    torch.manual_seed(0)
+    high = 12_582_912  # 3 * 2^22: draws of 2^24 words would be twice as likely in the lowest third
+    thirds = (torch.randint(0, high, (COUNT,), device="wgpu").cpu() // 2**22).bincount(minlength=3)
+    assert stats.chisquare(thirds.numpy()).pvalue > 1e-3
+    lowest = torch.randint(0, high, (COUNT,), device="wgpu").cpu() % 3
+    assert stats.chisquare(lowest.bincount(minlength=3).numpy()).pvalue > 1e-3
+
+
+def test_whole_numbers_are_words_of_philox_times_the_range() -> None:
+    torch.manual_seed(5)
+    found = torch.randint(-7, 12_582_905, (9,), device="wgpu").tolist()
+    words = philox_reference(torch.arange(5).numpy(), 1, 0, _STREAM, 5).astype(object)
+    long = [int(word[n]) << 32 | int(word[n + 1]) for word in words for n in (0, 2)]
+    assert found == [(word * 12_582_912 >> 64) - 7 for word in long[:9]]
+    whole = torch.empty(2000, dtype=torch.int64, device="wgpu").random_(-(2**31), 2**31).cpu()
+    assert stats.kstest(whole.double() / 2**31, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    with pytest.raises(DeviceError, match="does not fit"):
+        torch.randint(0, 2**33, (3,), device="wgpu")
+
+
+def test_no_other_numbers_share_the_stream() -> None:
+    samplers = {value for name, value in vars(_philox).items() if name.startswith("STREAM_")}
+    assert _STREAM not in samplers | {STREAM_DROPOUT, STREAM_ATTENTION}
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ([1.0, -1.0], "element < 0"),
+        ([1.0, float("nan")], "`nan`"),
+        ([1.0, float("inf")], "`inf`"),
+        ([[1.0, 0.0], [0.0, 0.0]], "sum of probabilities <= 0"),
+        ([[[1.0]]], "1 or 2 dim"),
+    ],
+)
+@pytest.mark.parametrize("replacement", [False, True])
+def test_weights_that_cannot_be_drawn_from_are_refused(
+    weights: Any, words: str, replacement: bool
+) -> None:
+    with pytest.raises(RuntimeError, match=words):
+        torch.tensor(weights, device="wgpu").multinomial(1, replacement)
 
 
 def test_weights_are_drawn_in_proportion() -> None:

@@ -1,9 +1,11 @@
-// x_t <- factor x_t for TENSORS tensors; four entries an invocation, WG apart.
+//!family
+// x_t <- f(x_t, number) for TENSORS tensors; four entries an invocation, WG apart.
 const SHARE: u32 = 4u * WG;
 
 @compute @workgroup_size(WG)
 fn main(inv: Invocation) {
     let group = group_index(inv);
+    let number = load_number(0u);
     var begin = 0u;
 //!unroll t TENSORS
     {
@@ -11,7 +13,7 @@ fn main(inv: Invocation) {
         if (group >= begin && group < end) {
             for (var turn = 0u; turn < 4u; turn += 1u) {
                 let i = (group - begin) * SHARE + turn * WG + inv.local;
-                if (i < params.N$t) { store_x$t(i, load_x$t(i) * load_factor(0u)); }
+                if (i < params.N$t) { store_x$t(i, load_x$t(i) $SIGN number); }
             }
         }
         begin = end;

@@ -1,0 +1,198 @@
+"""What models compute in one kernel where torch composes it: rotary turns, SwiGLU, linear layers.
+
+Their derivatives are kernels too, the second ones included; of SwiGLU, third and further ones are
+made of torch's operators.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ebm_wgpu.kernels import DeviceArray
+from ebm_wgpu.kernels.products import multiply
+from ebm_wgpu.torch_device import state
+from ebm_wgpu.torch_device.matmul import operand
+from ebm_wgpu.torch_device.tensors import KINDS, as_array, empty, memory, run_kernel
+
+_NO_TARGET = -(2**31)
+"""The kernels leave out targets of a number that may be chosen: one that none has."""
+
+
+class _Rotary(torch.autograd.Function):
+    """Heads (B, H, T, D) turned by tables (1 or B, T, D/2); the gradient is turned back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool
+    ) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.inverse = inverse
+        out = empty(x.shape, x.dtype)
+        if x.numel():
+            if x.stride(-1) != 1:
+                x = x.contiguous()
+            batch, head, time, _ = x.stride()
+            # The kernel reads a view where it stands, which `run_kernel` would copy.
+            whole = DeviceArray(state.device(), (x.numel(),), KINDS[x.dtype], memory(x))
+            run_kernel(
+                "rotary",
+                x=whole,
+                cos=cos,
+                sin=sin,
+                out=out,
+                x_at=x.storage_offset(),
+                x_batch=batch,
+                x_head=head,
+                x_time=time,
+                inverse=int(inverse),
+            )
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = gradients
+        cos, sin = ctx.saved_tensors
+        return _Rotary.apply(grad, cos, sin, not ctx.inverse), None, None, None
+
+
+def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Each pair (x_i, x_{i + D/2}) turned by its angle; see `models.rotary.rotate`.
+
+    Args:
+        x: (..., T, D), float32 or float16; heads that are part of a projection are not copied.
+        cos, sin: broadcast against (..., T, D/2); no gradient reaches them.
+    """
+    *lead, length, width = x.shape
+    heads, tables = x, [cos, sin]
+    if cos.shape == (length, width // 2):
+        tables = [table[None] for table in tables]
+        heads = x if len(lead) == 2 else x.reshape(1, -1, length, width)
+    elif len(lead) == 2 and cos.shape == (lead[0], 1, length, width // 2):
+        tables = [table[:, 0] for table in tables]
+    else:
+        tables = [table.expand(*lead, length, width // 2).flatten(0, -3) for table in tables]
+        heads = x.reshape(-1, 1, length, width)
+    turned: torch.Tensor = _Rotary.apply(heads, *tables, False)
+    return turned.view(x.shape)
+
+
+class _Swiglu(torch.autograd.Function):
+    """silu(gate) up of rows [gate | up]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        out = empty((len(x), x.shape[1] // 2), x.dtype)
+        if out.numel():
+            run_kernel("swiglu", x=x, out=out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        result: torch.Tensor = _SwigluGradient.apply(x, *gradients)
+        return result
+
+
+class _SwigluGradient(torch.autograd.Function):
+    """The gradient of `_Swiglu`, itself a function of x and of the gradient that comes in."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, grad)
+        out = empty(x.shape, x.dtype)
+        if out.numel():
+            run_kernel("swiglu_backward", x=x, grad_out=grad, grad_x=out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (x, grad), (pull,) = ctx.saved_tensors, gradients
+        if not torch.is_grad_enabled():
+            out = empty(x.shape, x.dtype), empty(grad.shape, grad.dtype)
+            if x.numel():
+                given = {"x": x, "grad_out": grad, "pull": pull}
+                run_kernel("swiglu_double_backward", **given, grad_x=out[0], grad_grad=out[1])
+            return out
+        (gate, up), (to_gate, to_up) = x.chunk(2, -1), pull.chunk(2, -1)
+        share = gate.sigmoid()
+        slope = share * (1 + gate * (1 - share))
+        bend = share * (1 - share) * (2 + gate * (1 - 2 * share))
+        through_up = to_gate * slope
+        grad_gate = grad * (to_gate * up * bend + to_up * slope)
+        grad_grad = through_up * up + to_up * gate * share
+        return torch.cat((grad_gate, grad * through_up), -1), grad_grad
+
+
+def swiglu(x: torch.Tensor) -> torch.Tensor:
+    """silu(gate) up of x = [gate | up]: (..., 2 N) gives (..., N)."""
+    out: torch.Tensor = _Swiglu.apply(x.reshape(-1, x.shape[-1]))
+    return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def _product(
+    left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, **ending: Any
+) -> torch.Tensor:
+    """left right in `out`, a tensor made by `empty` or `zeros`; types may differ."""
+    if out.numel():
+        (a, trans_a), (b, trans_b) = operand(left), operand(right)
+        ending |= {"trans_a": trans_a, "trans_b": trans_b, "out": as_array(out)}
+        multiply(state.device(), a, b, **ending)
+    return out
+
+
+def linear_gelu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """gelu(x weight^T), GELU by tanh: (..., I) and (O, I) give (..., O).
+
+    Where no gradient is wanted, which needs what GELU is applied to, the product applies it itself.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return F.gelu(F.linear(x, weight), approximate="tanh")
+    if torch.is_autocast_enabled("wgpu"):
+        lower = torch.get_autocast_dtype("wgpu")
+        x, weight = x.to(lower), weight.to(lower)
+    rows = x.reshape(-1, x.shape[-1])
+    out = empty((len(rows), len(weight)), x.dtype)
+    _product(rows, weight.mT, out, activation="gelu_tanh")
+    return out.view(*x.shape[:-1], len(weight))
+
+
+def linear_cross_entropy(
+    h: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    targets: torch.Tensor,
+    smoothing: float,
+    sums: tuple[torch.Tensor, torch.Tensor] | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Sum of the cross-entropies of logits h weight^T + bias, which become their own gradient.
+
+    Args:
+        h: (R, D).
+        weight: (V, D), of the type of h.
+        bias: (V,).
+        targets: (R,), in [0, V); others give NaN.
+        smoothing: share of a target that is spread over all tokens.
+        sums: what the gradients of weight and bias are added to, (V, D) and (V,); none if no
+            gradient is wanted.
+
+    Returns:
+        The sum, float32, and the gradient of h if one is wanted.
+    """
+    logits = _product(
+        h, weight.mT, empty((len(h), len(weight)), torch.float32), bias=as_array(bias)
+    )
+    loss, lse = (empty((len(h),), torch.float32) for _ in range(2))
+    options = {"targets": targets, "ignore_index": _NO_TARGET, "smoothing": smoothing}
+    run_kernel("cross_entropy", logits=logits, loss=loss, lse=lse, **options)
+    if sums is None:
+        return loss.sum(), None
+    run_kernel(
+        "cross_entropy_backward", logits=logits, lse=lse, grad_loss=torch.ones_like(lse), **options
+    )
+    _product(logits.mT, h, sums[0], accumulate=True)
+    sums[1].add_(logits.sum(0))
+    return loss.sum(), _product(logits, weight, empty(h.shape, h.dtype))
