@@ -14,6 +14,9 @@ get the same batches. Shape: nanoGPT's small CPU setting (4 layers, 4 heads, 128
     ebt            EnergyTransformer of --think-steps steps
     ebt-spectral   the same, each step at most c / lambda_max
 
+The training loop is a script's own, not `ebm train`: the seconds are for learning and scoring
+together, and what families share in the product's trainer (checkpoints, evaluation) would count.
+
 Each is then scored with no, one and three times as many steps too, and with either step size.
 Losses are nats a character over consecutive blocks of 64 at the beginning of the validation text
 (the last tenth), without anything before a block, as nanoGPT scores; --valid-tokens 0 scores all of
@@ -194,11 +197,8 @@ def other_ways(model: LanguageModel) -> list[Way]:
 def think(model: LanguageModel, way: Way) -> None:
     """Have a model think in that way from now on."""
     steps, rule = way
-    if isinstance(model, NanoEBM):
-        model.think(steps)
-        model.system2.config = dataclasses.replace(model.system2.config, step_rule=rule)
-    elif isinstance(model, EnergyTransformer):
-        model.thinking = dataclasses.replace(model.thinking, steps=steps, step_rule=rule)
+    if steps is not None:
+        model.think(steps, step_rule=rule)
 
 
 def score(model: LanguageModel, texts: Texts, way: Way) -> dict[str, Any]:

@@ -14,9 +14,14 @@ from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.energy_transformer_config import (
     ENERGY_TRANSFORMER_SIZES,
     EnergyTransformerConfig,
+    system_2,
 )
+from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
 from ebm_wgpu.models.transformer_config import TRANSFORMER_PRESETS, TransformerConfig
 from ebm_wgpu.training.curriculum_config import CurriculumConfig
+
+_HELDOUT = 8192
+"""Tokens held out, where nothing else is said, for `ebm evaluate --part online` to fit on."""
 
 
 def _shakespeare(block_size: int) -> DataConfig:
@@ -31,8 +36,25 @@ def _shakespeare(block_size: int) -> DataConfig:
     )
 
 
+def _shape(
+    family: Literal["transformer", "nano", "ebt"], shape: TransformerConfig
+) -> TransformerConfig:
+    """`shape`, with feed-forwards of nano narrower by the weights of System 2's interaction.
+
+    So nano has as many parameters as the transformer. A unit of the interaction, and one of a
+    feed-forward in each layer, have 2 dim weights.
+    """
+    if family != "nano":
+        return shape
+    units = NanoEBMConfig().interaction / shape.n_layers
+    return dataclasses.replace(shape, hidden=8 * round((shape.hidden_units - units) / 8))
+
+
 def _characters(family: Literal["transformer", "nano", "ebt"], lr: float = 6e-3) -> Config:
-    """The shape of nanoGPT's small setting, for minutes on a processor."""
+    """The shape of nanoGPT's small setting, 0.8 M parameters, for minutes on a processor.
+
+    ebt has blocks of the same width and number, with the narrower feed-forwards of its paper.
+    """
     block_size = 64
     return Config(
         data=_shakespeare(block_size),
@@ -45,9 +67,22 @@ def _characters(family: Literal["transformer", "nano", "ebt"], lr: float = 6e-3)
             warmup_steps=100,
             min_lr_ratio=0.02,
         ),
-        transformer=TransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size),
+        transformer=_shape(
+            family, TransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size)
+        ),
         ebt=EnergyTransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=block_size),
     )
+
+
+def _characters_system_2() -> Config:
+    """shakespeare-ebt by the EBT paper's recipe for System 2, whose energy stands more steps.
+
+    It learns from two or three noisy steps of varied size, some of them from where earlier windows
+    ended, and looks back through the last step alone: think with it by more steps and more starts.
+    """
+    config = _characters("ebt", lr=2e-3)
+    ebt = dataclasses.replace(system_2(config.ebt), replay_tokens=config.data.block_size)
+    return dataclasses.replace(config, ebt=ebt)
 
 
 def _ten_million(family: Literal["transformer", "nano"]) -> Config:
@@ -63,7 +98,7 @@ def _ten_million(family: Literal["transformer", "nano"]) -> Config:
             eval_every=250,
             eval_tokens=None,
         ),
-        transformer=TransformerConfig(dropout=0.2, max_length=256),
+        transformer=_shape(family, TransformerConfig(dropout=0.2, max_length=256)),
     )
 
 
@@ -73,6 +108,7 @@ def _transformer(size: str, vocab_size: int, block_size: int, batch_size: int, l
         data=DataConfig(
             vocab_size=vocab_size,
             block_size=block_size,
+            heldout_tokens=_HELDOUT,
             eval_context=block_size,
             eval_stride=block_size // 2,
         ),
@@ -174,7 +210,7 @@ def _small() -> Config:
     processor.
     """
     return Config(
-        data=DataConfig(vocab_size=16384, block_size=256),
+        data=DataConfig(vocab_size=16384, block_size=256, heldout_tokens=_HELDOUT),
         model=ModelConfig(dim=256, n_splats=16384, expert_hidden=512),
     )
 
@@ -186,7 +222,7 @@ def _medium() -> Config:
     of its 27 M parameters take 0.43 GB.
     """
     return Config(
-        data=DataConfig(vocab_size=16384, block_size=256),
+        data=DataConfig(vocab_size=16384, block_size=256, heldout_tokens=_HELDOUT),
         model=ModelConfig(dim=384, n_splats=30000, expert_hidden=1024),
         train=TrainConfig(steps=50000, lr=8e-4, warmup_steps=500, eval_every=1000),
         curriculum=CurriculumConfig(splats=(3000, 18000, 30000)),
@@ -205,7 +241,13 @@ def _production() -> Config:
 def _nano() -> Config:
     """A splat model in minutes on a processor."""
     return Config(
-        data=DataConfig(vocab_size=4096, block_size=128, eval_context=256, eval_stride=128),
+        data=DataConfig(
+            vocab_size=4096,
+            block_size=128,
+            heldout_tokens=_HELDOUT,
+            eval_context=256,
+            eval_stride=128,
+        ),
         model=ModelConfig(dim=64, n_splats=4096, expert_hidden=256),
         train=TrainConfig(
             steps=2000, lr=3e-3, warmup_steps=100, eval_every=200, checkpoint_every=200
@@ -220,6 +262,7 @@ def _base() -> Config:
             tokenizer="gpt2",
             vocab_size=50257,
             block_size=512,
+            heldout_tokens=_HELDOUT,
             eval_context=1024,
             eval_stride=512,
         ),
@@ -250,6 +293,7 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
         "shakespeare-transformer": _characters("transformer"),
         "shakespeare-nano": _characters("nano"),
         "shakespeare-ebt": _characters("ebt", lr=2e-3),
+        "shakespeare-ebt-system2": _characters_system_2(),
         "shakespeare-10m": _ten_million("transformer"),
         "shakespeare-10m-nano": _ten_million("nano"),
     }

@@ -7,6 +7,8 @@ import torch
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.causal_transformer import CausalTransformer
+from ebm_wgpu.models.energy_transformer_config import system_2
+from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.models.transformer_config import TRANSFORMER_PRESETS
 from ebm_wgpu.presets import PRESETS, load_config, preset
@@ -40,6 +42,12 @@ def test_presets_have_the_shapes_they_are_named_for():
         "medium": ("bpe", 16384, 384, 30000, 256),
         "production": ("gpt2", 50257, 640, 50000, 512),
     }
+
+
+def test_presets_hold_out_what_a_memory_is_fitted_on():
+    """All of families that keep states of a text, but those of figures on all of Shakespeare."""
+    none = {name for name, c in PRESETS.items() if not c.data.heldout_tokens}
+    assert {name.partition("-")[0] for name in none} == {"ebt", "shakespeare"}
 
 
 def test_presets_of_the_specification_grow_in_three_phases():
@@ -88,12 +96,42 @@ def test_presets_of_the_other_families_have_the_shapes_of_nanogpt():
         "shakespeare-transformer": ("transformer", 4, 128, 64),
         "shakespeare-nano": ("nano", 4, 128, 64),
         "shakespeare-ebt": ("ebt", 4, 128, 64),
+        "shakespeare-ebt-system2": ("ebt", 4, 128, 64),
         "shakespeare-10m": ("transformer", 6, 384, 256),
         "shakespeare-10m-nano": ("nano", 6, 384, 256),
     }
     ebt = PRESETS["shakespeare-ebt"].ebt
     assert (ebt.n_layers, ebt.dim, ebt.max_length) == (4, 128, 64)
     assert PRESETS["shakespeare-10m"].transformer.dropout == 0.2
+
+
+@pytest.mark.parametrize(
+    ("plain", "thinking", "millions"),
+    [
+        ("shakespeare-transformer", "shakespeare-nano", 0.8),
+        ("shakespeare-10m", "shakespeare-10m-nano", 10.7),
+    ],
+)
+def test_nano_ebm_has_as_many_parameters_as_the_yardstick(plain, thinking, millions):
+    first, second = preset(plain), preset(thinking)
+    with torch.device("meta"):
+        yardstick = CausalTransformer(first.transformer, 65).n_parameters()
+        nano = NanoEBM(second.transformer, second.nano, 65).n_parameters()
+    assert yardstick == pytest.approx(millions * 1e6, rel=0.01)
+    assert nano == pytest.approx(yardstick, rel=0.002)
+    hidden = second.transformer.hidden_units
+    widened = dataclasses.replace(second.transformer, hidden=None)
+    assert hidden % 8 == 0 and widened == first.transformer
+    assert apply_overrides(second, ["model.family=transformer", "transformer.hidden=none"]) == first
+
+
+def test_system_2_has_the_recipe_of_its_paper_at_the_common_shape():
+    plain, recipe = preset("shakespeare-ebt"), preset("shakespeare-ebt-system2")
+    assert recipe.ebt == dataclasses.replace(system_2(plain.ebt), replay_tokens=64)
+    assert recipe.ebt.blocks == plain.ebt.blocks
+    assert (recipe.data, recipe.train) == (plain.data, plain.train)
+    assert (recipe.ebt.min_steps, recipe.ebt.max_steps) == (2, 3)
+    assert recipe.ebt.replay_capacity > 0 and recipe.ebt.gradient == "truncate"
 
 
 @pytest.mark.parametrize(("size", "millions"), [("small", 10), ("medium", 30), ("large", 70)])

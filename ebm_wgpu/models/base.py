@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from ebm_wgpu.config import Latent
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.energy_transformer_config import StepRule
 
 if TYPE_CHECKING:
     from ebm_wgpu.models.context import Context
     from ebm_wgpu.models.energy_ops import EnergyTerms
     from ebm_wgpu.models.mixture_ops import Splats
+    from ebm_wgpu.models.splat_transformer import SplatTransformer
     from ebm_wgpu.splats.store import SplatStore
 
 
@@ -27,9 +29,12 @@ class LanguageModel(nn.Module, ABC):
 
     Attributes:
         vocab_size: number of token ids V.
+        label_smoothing: share of a target that cross-entropies of `losses` spread over all tokens
+            (`torch.nn.functional.cross_entropy`); scores are never smoothed.
     """
 
     vocab_size: int
+    label_smoothing: float = 0.0
 
     @abstractmethod
     def initialize(
@@ -56,6 +61,8 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def losses(self, tokens: Tensor, latent: Latent = "mean", seed: int = 0) -> dict[str, Tensor]:
         """Terms of the loss and what else is watched, scalars; "token" is the cross-entropy, nats.
+
+        Cross-entropies are smoothed by `label_smoothing`.
 
         Args:
             tokens: (B, T+1) int64; inputs [:, :-1], targets [:, 1:].
@@ -98,6 +105,11 @@ class LanguageModel(nn.Module, ABC):
         return None
 
     @property
+    def storing_model(self) -> SplatTransformer | None:
+        """Itself, if it can predict by stored splats besides; otherwise nothing."""
+        return None
+
+    @property
     def stored_splats(self) -> SplatStore | None:
         """Splats that are no parameters but part of the model, for splats.h5; otherwise nothing."""
         return None
@@ -106,17 +118,24 @@ class LanguageModel(nn.Module, ABC):
         """Number of values that learn."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def think(self, steps: int | None = None, best_of: int | None = None) -> None:
+    def think(
+        self,
+        steps: int | None = None,
+        best_of: int | None = None,
+        step_rule: StepRule | None = None,
+    ) -> None:
         """Choose how long predictions are refined from now on; none leaves a choice as it is.
 
         Args:
             steps: refinement steps.
             best_of: starts, of which the one that ends at the lowest energy counts.
+            step_rule: of the size of a step: the learned one, or at most c / lambda_max (spectral).
 
         Raises:
             ConfigError: a value out of range, or given to a family that has no such choice.
         """
-        for name, value in (("think_steps", steps), ("think_best_of", best_of)):
+        given = {"think_steps": steps, "think_best_of": best_of, "think_rule": step_rule}
+        for name, value in given.items():
             if value is not None:
                 raise ConfigError(
                     f"{name}={value} is for models that refine their predictions and this one "

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebm_wgpu.models.class_softmax import ClassSoftmax
+from ebm_wgpu.models.label_smoothing import smoothed
 from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy
 from ebm_wgpu.models.recall import Reading
 from ebm_wgpu.models.transformer_config import TransformerConfig
@@ -48,10 +49,14 @@ class CausalTransformer(TransformerLM):
         """
         h = self.backbone(tokens[:, :-1], dropping=self.training).flatten(0, 1)
         targets = tokens[:, 1:].flatten()
+        limit, share = self.config.max_logits, self.label_smoothing
         if self.classes is None:
-            limit = self.config.max_logits
-            return {"token": linear_cross_entropy(h, self.weight, self.bias, targets, limit)}
-        return {"token": -self.classes.target_log_probs(h, self.weight, self.bias, targets).mean()}
+            loss = linear_cross_entropy(h, self.weight, self.bias, targets, limit, share)
+            return {"token": loss}
+        loss = -self.classes.target_log_probs(h, self.weight, self.bias, targets).mean()
+        if share:
+            loss = smoothed(loss, share, self.log_probs, self.vocab_size, limit, h)
+        return {"token": loss}
 
     def log_probs(self, h: Tensor) -> Tensor:
         """log p(w | h), (P, V), of states (P, dim)."""

@@ -78,6 +78,16 @@ class Recalled(NamedTuple):
     gate: Tensor
 
 
+class SeenWeights(NamedTuple):
+    """What each position sees: W of splat j for position t, (B, T, T), zero unless j < t; gates.
+
+    gate: (B, T), logits.
+    """
+
+    weights: Tensor
+    gate: Tensor
+
+
 class ContextSplats(nn.Module):
     """Splats made of the states of a text, tilted by its present state.
 
@@ -111,7 +121,7 @@ class ContextSplats(nn.Module):
         self.evidence = nn.Parameter(torch.empty(()))
         for scalar in (self.log_length, self.decay, self.evidence):
             # They move by tenths where matrices move by thousandths.
-            scalar.splat_scalar = True  # type: ignore[attr-defined]
+            scalar.splat_rate = True  # type: ignore[attr-defined]
         self.gate = nn.Linear(dim, 1)
         self.reset()
 
@@ -140,25 +150,23 @@ class ContextSplats(nn.Module):
 
         `following[b, j]` is used as the id of splat j by the positions after j alone.
         """
+        return self.score(self.see(states), following)
+
+    def see(self, states: Tensor) -> SeenWeights:
+        """Weights and gates of all positions of states (B, T, d)."""
         weights, log_unit = self._weights(states)
-        total = weights.sum(-1)
+        return SeenWeights(weights, self._gate(states, _log(weights.sum(-1)) + log_unit))
+
+    def score(self, seen: SeenWeights, following: Tensor) -> Recalled:
+        """As `forward`, of states that were seen."""
         same = following[:, None, :] == following[:, :, None]
-        log_mass = _log(weights.masked_fill(~same, 0.0).sum(-1)) - _log(total)
-        return Recalled(log_mass, self._gate(states, _log(total) + log_unit))
-
-    def last(self, states: Tensor, following: Tensor, vocab_size: int) -> Recalled:
-        """log_mass (B, V) of every token after the last of states (B, T, d), and the gate (B,).
-
-        following: (B, T-1), the tokens that followed all states but the last.
-        """
-        age = torch.arange(following.shape[1], 0, -1, device=states.device)
-        keys = self.keys(states[:, :-1])
-        return self.recall(states[:, -1], keys, following, age, vocab_size)
+        mass = seen.weights.masked_fill(~same, 0.0).sum(-1)
+        return Recalled(_log(mass) - _log(seen.weights.sum(-1)), seen.gate)
 
     def recall(
         self, state: Tensor, keys: Tensor, sids: Tensor, age: Tensor, vocab_size: int
     ) -> Recalled:
-        """What `last` gives of splats that are there already.
+        """log_mass (B, V) of every token, and the gate (B,), of splats that are there already.
 
         Args:
             state: (B, d).
@@ -170,10 +178,8 @@ class ContextSplats(nn.Module):
         with torch.autocast(state.device.type, enabled=False):
             cosine = (keys @ self.queries(state)[..., None])[..., 0]
             weights, log_unit = self._weigh(cosine, age)
-        total = weights.sum(-1)
-        mass = weights.new_zeros(len(weights), vocab_size).scatter_add_(1, sids, weights)
-        log_mass = _log(mass) - _log(total)[:, None]
-        return Recalled(log_mass, self._gate(state, _log(total) + log_unit))
+        gate = self._gate(state, _log(weights.sum(-1)) + log_unit)
+        return Recalled(log_masses(weights, sids, vocab_size), gate)
 
     def _weights(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """W of splat j for position t, (B, T, T), zero unless j < t, and the log of their unit."""
@@ -198,6 +204,12 @@ class ContextSplats(nn.Module):
     def _gate(self, states: Tensor, log_z: Tensor) -> Tensor:
         gate = self.evidence * log_z + self.gate(states)[..., 0].float()
         return torch.where(log_z > EMPTY / 2, gate, EMPTY)
+
+
+def log_masses(weights: Tensor, sids: Tensor, vocab_size: int) -> Tensor:
+    """log of the share that each token has of weights (P, K) of splats with ids (P, K), (P, V)."""
+    mass = weights.new_zeros(len(weights), vocab_size).scatter_add_(1, sids, weights)
+    return _log(mass) - _log(weights.sum(-1))[:, None]
 
 
 def _log(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.models.token_chains import ChainKernel, EnergyFunction
+from ebm_wgpu.models.token_chains import CausalEnergy, informed_metropolis
 
 Method = Literal["cd", "pcd", "fast_pcd"]
 
@@ -16,7 +16,8 @@ Method = Literal["cd", "pcd", "fast_pcd"]
 class ContrastiveDivergence(nn.Module):
     """mean E(data) - mean E(negatives), whose gradient estimates that of -log likelihood.
 
-    The negatives are states of Markov chains that have the model as stationary distribution:
+    The model is p(x) = exp(-E(x))/Z over whole sequences, first token included. The negatives are
+    states of Markov chains that have it as stationary distribution (`informed_metropolis`):
 
     - cd: CD-k (Hinton 2002): chains start at the data and run for k steps.
     - pcd: persistent (Tieleman 2008): particles live on from batch to batch; as many of them as the
@@ -26,7 +27,8 @@ class ContrastiveDivergence(nn.Module):
       of Tieleman and Hinton 2009.)
 
     Particles are a buffer, part of the module's state: training resumes with them. They start at
-    data of the first batch; row r at data row r modulo the batch.
+    data of the first batch; row r at data row r modulo the batch. Chains move every token, so that
+    they forget that batch.
     """
 
     particles: Tensor
@@ -44,7 +46,7 @@ class ContrastiveDivergence(nn.Module):
 
         Args:
             method: cd, pcd or fast_pcd.
-            length: tokens of a sequence.
+            length: tokens of a sequence, at least 2.
             steps: k, of the chains for each batch.
             n_particles: of pcd and fast_pcd.
             restart_probability: of each particle and batch, for fast_pcd.
@@ -55,9 +57,15 @@ class ContrastiveDivergence(nn.Module):
         super().__init__()
         if method not in ("cd", "pcd", "fast_pcd"):
             raise ConfigError(f"method={method!r} does not exist: choose cd, pcd or fast_pcd")
-        for name, value in (("length", length), ("steps", steps), ("n_particles", n_particles)):
-            if value < 1:
-                raise ConfigError(f"{name}={value} of contrastive divergence must be at least 1")
+        for name, value, least in (
+            ("length", length, 2),
+            ("steps", steps, 1),
+            ("n_particles", n_particles, 1),
+        ):
+            if value < least:
+                raise ConfigError(
+                    f"{name}={value} of contrastive divergence must be at least {least}"
+                )
         if not 0 <= restart_probability <= 1:
             raise ConfigError(f"restart_probability={restart_probability} must be from 0 to 1")
         self.method, self.steps, self.length = method, steps, length
@@ -70,26 +78,23 @@ class ContrastiveDivergence(nn.Module):
         """Forget the particles; the next batch starts them again."""
         self.started.fill_(False)
 
-    def forward(
-        self, energy: EnergyFunction, kernel: ChainKernel, data: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def forward(self, model: CausalEnergy, data: Tensor, generator: torch.Generator) -> Tensor:
         """The loss of a batch, nats; its value is no likelihood, only its gradient means something.
 
         Args:
-            energy: tokens (N, T) to energies (N,), differentiable in what is learned.
-            kernel: moves the chains of the same energy.
+            model: energies, differentiable in what is learned, and proposals of the chains.
             data: token sequences (B, length) int64.
             generator: of the chains, in main memory.
 
         Raises:
             ConfigError: sequences of another length.
         """
-        negatives = self.negatives(kernel, data, generator)
-        energies = energy(torch.cat((data, negatives)))
+        negatives = self.negatives(model, data, generator)
+        energies, _ = model.read(torch.cat((data, negatives)))
         return energies[: len(data)].mean() - energies[len(data) :].mean()
 
     @torch.no_grad()
-    def negatives(self, kernel: ChainKernel, data: Tensor, generator: torch.Generator) -> Tensor:
+    def negatives(self, model: CausalEnergy, data: Tensor, generator: torch.Generator) -> Tensor:
         """Sequences (N, length) from the chains; N is the batch's, or all particles of fast_pcd.
 
         Arguments and errors as for `forward`.
@@ -100,23 +105,23 @@ class ContrastiveDivergence(nn.Module):
                 f"{self.length}: give those"
             )
         if self.method == "cd":
-            return kernel.advance(data, self.steps, generator)
+            return informed_metropolis(model, data, self.steps, generator)
         if not bool(self.started):
             rows = torch.arange(len(self.particles), device=data.device) % len(data)
             self.particles.copy_(data[rows])
             self.started.fill_(True)
         if self.method == "fast_pcd":
-            return self._advance_all(kernel, data, generator)
+            return self._advance_all(model, data, generator)
         order = torch.randperm(len(self.particles), generator=generator)[: len(data)]
         chosen = order.to(data.device)
-        moved = kernel.advance(self.particles[chosen], self.steps, generator)
+        moved = informed_metropolis(model, self.particles[chosen], self.steps, generator)
         self.particles[chosen] = moved
         return moved
 
-    def _advance_all(self, kernel: ChainKernel, data: Tensor, generator: torch.Generator) -> Tensor:
+    def _advance_all(self, model: CausalEnergy, data: Tensor, generator: torch.Generator) -> Tensor:
         count = len(self.particles)
         again = torch.rand(count, generator=generator) < self.restart_probability
         source = torch.randint(len(data), (count,), generator=generator).to(data.device)
         started = torch.where(again.to(data.device)[:, None], data[source], self.particles)
-        self.particles.copy_(kernel.advance(started, self.steps, generator))
+        self.particles.copy_(informed_metropolis(model, started, self.steps, generator))
         return self.particles.clone()

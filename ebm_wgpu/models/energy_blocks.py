@@ -14,23 +14,15 @@ once, and its attention is the fused one.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.cached_blocks import CachedBlocks
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
-from ebm_wgpu.models.rotary import rotary_table
-from ebm_wgpu.models.transformer_blocks import (
-    Block,
-    KeyValueCache,
-    make_norm,
-    reset_parameters,
-)
-
-_FIRST_SLOTS = 64
+from ebm_wgpu.models.transformer_blocks import Block, KeyValueCache, make_norm, reset_parameters
 
 
 class RealPart(NamedTuple):
@@ -123,7 +115,7 @@ class EnergyBlock(Block):
         return x + change[5] * self.feed_forward(inner * (1 + change[4]) + change[3])
 
 
-class EnergyBackbone(nn.Module):
+class EnergyBackbone(CachedBlocks):
     """E_t = w . norm(block_L(... block_1([real | predicted])))_t for each predicted position t.
 
     Attributes:
@@ -133,23 +125,19 @@ class EnergyBackbone(nn.Module):
         steps: embeddings of the steps, for the variants that look at them.
     """
 
-    cos: Tensor
-    sin: Tensor
+    section: ClassVar[str] = "ebt"
 
     def __init__(self, config: EnergyTransformerConfig) -> None:
-        super().__init__()
+        # A prediction stands one place after the last token it sees.
+        super().__init__(config.blocks, config.max_length + 1)
         self.config = config
         self.blocks = nn.ModuleList(EnergyBlock(config) for _ in range(config.n_layers))
-        self.norm = make_norm(config.blocks)
+        self.norm = make_norm(self.shape)
         self.head = nn.Linear(config.dim, 1, bias=False)
         self.steps = (
             None if config.variant == "default" else nn.Embedding(config.max_steps, config.dim)
         )
         self.last_modulation = Modulation(config.dim, 2) if config.variant == "adaln" else None
-        # A prediction stands one place after the last token it sees.
-        cos, sin = rotary_table(config.max_length + 1, config.blocks.head_dim)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -197,39 +185,6 @@ class EnergyBackbone(nn.Module):
         place = torch.arange(stop, device=self.cos.device)
         return place <= place[start:, None]
 
-    def start_cache(self, rows: int) -> KeyValueCache:
-        """An empty cache for the real parts of `rows` texts that grow side by side."""
-        shape = (
-            rows,
-            self.config.n_heads,
-            min(_FIRST_SLOTS, self.config.max_length),
-            self.config.blocks.head_dim,
-        )
-        like = self.head.weight
-        return KeyValueCache(
-            torch.zeros(rows, dtype=torch.int64, device=like.device),
-            [like.new_zeros(shape) for _ in self.blocks],
-            [like.new_zeros(shape) for _ in self.blocks],
-        )
-
-    def extend(self, x: Tensor, cache: KeyValueCache, lengths: Tensor) -> None:
-        """Read further real embeddings (B, S, dim), of which `lengths` (B,) count, into a cache.
-
-        Raises:
-            ConfigError: more tokens than `max_length`; the cache is as it was.
-        """
-        slots = cache.lengths[:, None] + torch.arange(x.shape[1], device=x.device)
-        self.check_room(int((cache.lengths + lengths).max()))
-        used = int(slots.max()) + 1
-        cache.reserve(used)
-        # Padding may reach past the table; what it computes is never looked at.
-        turns = slots.clamp(max=self.config.max_length)
-        cos, sin = self.cos[turns][:, None], self.sin[turns][:, None]
-        visible = torch.arange(used, device=x.device) <= slots[:, None, :, None]
-        for layer, block in enumerate(self._layers()):
-            x = block.step(x, cos, sin, cache, layer, slots, visible)
-        cache.lengths = cache.lengths + lengths
-
     def cached_part(self, cache: KeyValueCache) -> RealPart:
         """What the one position after each text of a cache sees of it."""
         used, lengths = int(cache.lengths.max()), cache.lengths
@@ -276,15 +231,3 @@ class EnergyBackbone(nn.Module):
             x, key, value = block.read(x, cos, sin, alone)
             parts.append((key, value))
         return parts
-
-    def check_room(self, length: int) -> None:
-        """Check that `length` tokens fit.
-
-        Raises:
-            ConfigError: they do not.
-        """
-        if length > self.config.max_length:
-            raise ConfigError(
-                f"{length} tokens of input exceed ebt.max_length={self.config.max_length}: shorten "
-                "the text, or train with a larger ebt.max_length"
-            )

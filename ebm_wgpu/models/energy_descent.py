@@ -112,19 +112,16 @@ class Descent:
         return moved if keep else moved.detach(), value.detach()
 
 
-def lowest_energy(states: Sequence[Tensor], energies: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Of N candidates the one of lowest energy, each row by itself; the first among equals.
+def lowest_energy(states: Sequence[Tensor], energies: Sequence[Tensor]) -> Tensor:
+    """Of N candidates the state of lowest energy, (..., V), row by row; the first of equals.
 
     Args:
         states: N tensors (..., V).
         energies: their energies, N tensors (...).
-
-    Returns:
-        Its state (..., V) and energy (...).
     """
     best, lowest = states[0], energies[0]
     for state, value in zip(states[1:], energies[1:], strict=True):
         better = value < lowest
         best = torch.where(better[..., None], state, best)
         lowest = torch.where(better, value, lowest)
-    return best, lowest
+    return best

@@ -60,7 +60,7 @@ class EnergyTerms(nn.Module):
             self.coefficients = nn.Parameter(torch.tensor(config.pair_coefficients).float())
             self.bias = nn.Parameter(torch.tensor(float(config.pair_bias)))
         for parameter in self.parameters():
-            parameter.splat_scalar = True  # type: ignore[attr-defined]
+            parameter.splat_rate = True  # type: ignore[attr-defined]
 
     @property
     def active(self) -> bool:
@@ -116,6 +116,15 @@ class EnergyTerms(nn.Module):
 
     def _value(self, name: str) -> Tensor:
         return self.logs[name].exp()
+
+
+def of_one_latent(config: EnergyConfig) -> EnergyConfig:
+    """The energy of a latent by itself, without spread and entropy, which are of several at once.
+
+    Latents of the positions of a text must not feel each other: a later one knows the token that an
+    earlier one is to predict.
+    """
+    return dataclasses.replace(config, lambda_spread=0.0, lambda_entropy=0.0)
 
 
 def latent_loss_weights(config: EnergyConfig) -> dict[str, float]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,24 +15,12 @@ from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.energy_blocks import EnergyBackbone, RealPart
 from ebm_wgpu.models.energy_descent import Descent, StateEnergy, lowest_energy
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig, Thinking
-from ebm_wgpu.models.linear_cross_entropy import chunk_rows
+from ebm_wgpu.models.ops import chunks
 from ebm_wgpu.models.position_noise import position_noise
 from ebm_wgpu.models.transformer_blocks import INIT_STD, KeyValueCache
 from ebm_wgpu.models.unigram_start import UnigramStart
 
 SYSTEM_1 = Thinking()
-
-
-class Prediction(NamedTuple):
-    """What refinement ended in at each position of texts (B, T).
-
-    Attributes:
-        log_probs: log p(w | tokens up to the position), nats, (B, T, V).
-        energies: E of that distribution, nats, (B, T).
-    """
-
-    log_probs: Tensor
-    energies: Tensor
 
 
 class EnergyPredictor(UnigramStart):
@@ -102,13 +89,6 @@ class EnergyPredictor(UnigramStart):
         """alpha, a scalar."""
         return self.log_step_size.exp()
 
-    def parameter_count(self) -> dict[str, int]:
-        """Trained parameters: "embedding" (real and predicted), "other", and "total"."""
-        total = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        tables = {self.embedding, self.prediction}
-        embedding = sum(table.weight.numel() for table in tables)
-        return {"embedding": embedding, "other": total - embedding, "total": total}
-
     def energies(self, tokens: Tensor, distributions: Tensor, step: int = 0) -> Tensor:
         """E(tokens[b, :t+1], distributions[b, t]) in nats, (B, T), for (B, T) and (B, T, V).
 
@@ -175,22 +155,9 @@ class EnergyPredictor(UnigramStart):
         for here in self.chunks(*tokens.shape):
             real = self.backbone.part(keys, values, here.start, here.stop)
             noise = _Noise(self, seed, range(here.start, here.stop))
-            log_probs = F.log_softmax(self._think(real, len(tokens), latent, noise)[0], -1)
+            log_probs = F.log_softmax(self._think(real, len(tokens), latent, noise), -1)
             parts.append(log_probs.gather(2, targets[:, here, None]).squeeze(2))
         return torch.cat(parts, 1)
-
-    @torch.no_grad()
-    def predict(self, tokens: Tensor, latent: Latent = "mean", seed: int = 0) -> Prediction:
-        """Predictions after each of the tokens (B, T) and their energies, all held at once.
-
-        Arguments and errors as `token_log_probs`.
-        """
-        real = self._read(tokens, 0)
-        noise = _Noise(self, seed, range(tokens.shape[1]))
-        state, energies = self._think(real, len(tokens), latent, noise)
-        if energies is None:
-            energies = self._final_energy(real, state)
-        return Prediction(F.log_softmax(state, -1), energies)
 
     @torch.no_grad()
     def next_token_log_probs(
@@ -199,7 +166,7 @@ class EnergyPredictor(UnigramStart):
         """log p(next token | tokens), (B, V), for tokens (B, T); otherwise as `token_log_probs`."""
         last = tokens.shape[1] - 1
         noise = _Noise(self, seed, [last])
-        state, _ = self._think(self._read(tokens, last), len(tokens), latent, noise)
+        state = self._think(self._read(tokens, last), len(tokens), latent, noise)
         return F.log_softmax(state[:, 0], -1)
 
     def start_cache(self, rows: int) -> KeyValueCache:
@@ -221,14 +188,14 @@ class EnergyPredictor(UnigramStart):
         """
         rows, count = tokens.shape
         lengths = cache.new_lengths(count, lengths)
-        self.backbone.extend(self.embedding(tokens), cache, lengths)
+        self.backbone.read_cached(self.embedding(tokens), cache, lengths)
         noise = _Noise(self, seed, (cache.lengths - 1).tolist(), by_row=True)
-        state, _ = self._think(self.backbone.cached_part(cache), rows, latent, noise)
+        state = self._think(self.backbone.cached_part(cache), rows, latent, noise)
         return F.log_softmax(state[:, 0], -1)
 
-    def chunks(self, rows: int, length: int) -> Iterator[slice]:
+    def chunks(self, rows: int, length: int) -> list[slice]:
         """Slices of `length` positions such that a chunk of all rows is within `max_logits`."""
-        return chunk_rows(length, rows * self.vocab_size, self.config.max_logits)
+        return chunks(length, rows * self.vocab_size, self.config.max_logits)
 
     def _read(self, tokens: Tensor, start: int) -> RealPart:
         """What positions `start` and later see of tokens (B, T)."""
@@ -238,17 +205,15 @@ class EnergyPredictor(UnigramStart):
     def _steps(self) -> int:
         return self.config.max_steps if self.thinking.steps is None else self.thinking.steps
 
-    def _think(
-        self, real: RealPart, rows: int, latent: Latent, noise: _Noise
-    ) -> tuple[Tensor, Tensor | None]:
-        """Refined states (B, P, V), and their energies (B, P) where they had to be compared."""
+    def _think(self, real: RealPart, rows: int, latent: Latent, noise: _Noise) -> Tensor:
+        """Refined states (B, P, V)."""
         thinking, config = self.thinking, self.config
         if thinking.best_of > 1 and not config.initial_noise:
             raise ConfigError(
                 f"think_best_of={thinking.best_of} needs starts that differ: train with "
                 "ebt.initial_noise > 0, or use think_best_of=1"
             )
-        descent, steps = self.descent(), self._steps()
+        descent, steps, energy = self.descent(), self._steps(), self.energy_of(real)
         if thinking.step_rule is not None:
             descent = replace(descent, step_rule=thinking.step_rule)
         states, energies = [], []
@@ -260,17 +225,11 @@ class EnergyPredictor(UnigramStart):
             added = []
             if latent == "langevin" and config.langevin_noise:
                 added = [noise(candidate, 1 + i, config.langevin_noise) for i in range(steps)]
-            refined = descent(self.energy_of(real), first, self.step_size, steps, added)
-            states.append(refined.states[-1])
+            state = descent(energy, first, self.step_size, steps, added).states[-1]
+            states.append(state)
             if thinking.best_of > 1:
-                energies.append(self._final_energy(real, states[-1]))
-        if not energies:
-            return states[0], None
-        return lowest_energy(states, energies)
-
-    def _final_energy(self, real: RealPart, state: Tensor) -> Tensor:
-        steps = self._steps()
-        return self.energy_of(real)(self.descent().argument(state, steps), steps - 1)
+                energies.append(energy(descent.argument(state, steps), steps - 1))
+        return lowest_energy(states, energies) if energies else states[0]
 
 
 class _Noise:

@@ -23,7 +23,11 @@ from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.energy_blocks import RealPart
 from ebm_wgpu.models.energy_predictor import SYSTEM_1, EnergyPredictor
-from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig, Thinking
+from ebm_wgpu.models.energy_transformer_config import (
+    EnergyTransformerConfig,
+    StepRule,
+    Thinking,
+)
 from ebm_wgpu.models.recompute import recomputed
 from ebm_wgpu.models.replay_buffer import Replay, ReplayBuffer
 
@@ -95,7 +99,12 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
         """E of being certain of the target, as `token_energies`."""
         return self.token_energies(tokens, targets)
 
-    def think(self, steps: int | None = None, best_of: int | None = None) -> None:
+    def think(
+        self,
+        steps: int | None = None,
+        best_of: int | None = None,
+        step_rule: StepRule | None = None,
+    ) -> None:
         """Choose `thinking`; see `LanguageModel.think`.
 
         Raises:
@@ -106,6 +115,7 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
             now,
             steps=now.steps if steps is None else steps,
             best_of=now.best_of if best_of is None else best_of,
+            step_rule=now.step_rule if step_rule is None else step_rule,
         )
 
     def losses(self, tokens: Tensor, latent: Latent = "mean", seed: int = 0) -> dict[str, Tensor]:
@@ -217,9 +227,11 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
         refined = descent(energy, start.initial, start.step_size, start.steps, start.noise)
         final = refined.states[-1]
         scored = refined.states[-1:] if config.gradient == "truncate" else refined.states
-        targets = start.targets
+        targets, share = start.targets, self.label_smoothing
         nll = [
-            F.cross_entropy(state.flatten(0, 1), targets.flatten(), reduction="none")
+            F.cross_entropy(
+                state.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=share
+            )
             for state in scored
         ]
         contrast = torch.zeros_like(refined.energies[-1])

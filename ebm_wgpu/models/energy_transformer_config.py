@@ -187,4 +187,6 @@ class Thinking:
         if self.best_of < 1:
             raise ConfigError(f"think_best_of={self.best_of} must be at least 1")
         if self.step_rule not in (None, "learned", "spectral"):
-            raise ConfigError(f"step_rule={self.step_rule} must be learned, spectral or none")
+            raise ConfigError(
+                f"think_rule={self.step_rule} must be learned or spectral, or left out"
+            )

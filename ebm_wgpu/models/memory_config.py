@@ -7,6 +7,9 @@ from typing import Literal
 
 from ebm_wgpu.options import option
 
+MOST_REMEMBERED = 64
+"""Most neighbours of an online memory that searches: it fetches twice as many, up to 128."""
+
 
 @dataclass(frozen=True)
 class MemoryConfig:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.contrastive_divergence import ContrastiveDivergence
+from ebm_wgpu.models.energy_transformer_config import StepRule
 from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy, map_chunks
 from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
-from ebm_wgpu.models.system2 import RefinedGuess, System2
-from ebm_wgpu.models.token_chains import InformedMetropolis
+from ebm_wgpu.models.system2 import System2
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.models.transformer_lm import TransformerLM
 
@@ -26,8 +26,8 @@ class NanoEBM(TransformerLM):
     """E(h, w) = -(h.W_w + b_w) for a context state h and a next token w.
 
     System 1 answers softmax(-E). System 2 starts there and goes downhill in the energy of the guess
-    (`System2`); training differentiates through its steps. Sequences x have the energy
-    E(x) = sum_t E(h_t, x_{t+1}), which contrastive divergence teaches.
+    (`System2`); training differentiates through its steps. Contrastive divergence teaches
+    p(x) = u(x_1) exp(-sum_t E(h_t, x_{t+1})) / Z of sequences x, u the frequencies of tokens.
 
     Terms of the loss: "token", the cross-entropy of the refined guess; "auxiliary", that of
     System 1; "negative_entropy" of the refined guess; "infonce"; "contrastive". Those of weight
@@ -36,6 +36,7 @@ class NanoEBM(TransformerLM):
     Attributes:
         think_steps: steps of System 2 when scoring and generating, those of the configuration at
             first; 0 answers with System 1. Losses are always those of the configuration.
+        think_rule: rule of the size of these steps, at first that of the configuration.
     """
 
     unigram: Tensor
@@ -50,7 +51,7 @@ class NanoEBM(TransformerLM):
         """
         super().__init__(config, vocab_size)
         self.nano = nano
-        self.think_steps = nano.think_steps
+        self.think_steps, self.think_rule = nano.think_steps, nano.step_rule
         self.system2 = System2(nano, config.dim)
         self.system2.reset(torch.Generator().manual_seed(0))
         self.register_buffer("unigram", torch.full((vocab_size,), 1 / vocab_size))
@@ -91,19 +92,30 @@ class NanoEBM(TransformerLM):
         if self.contrast is not None:
             self.contrast.reset()
 
-    def think(self, steps: int | None = None, best_of: int | None = None) -> None:
-        """Choose `think_steps`; see `LanguageModel.think`. The start is System 1's: there is one.
+    def think(
+        self,
+        steps: int | None = None,
+        best_of: int | None = None,
+        step_rule: StepRule | None = None,
+    ) -> None:
+        """Choose `think_steps` and `think_rule`; see `LanguageModel.think`.
+
+        The start is System 1's: there is one.
 
         Raises:
-            ConfigError: steps out of range, or more starts than one.
+            ConfigError: a value out of range, or more starts than one.
         """
         if best_of is not None and best_of != 1:
             raise ConfigError(
                 f"think_best_of={best_of} is for models that start from noise and this one starts "
                 "from its first answer: leave out think_best_of"
             )
-        if steps is not None:
-            self.think_steps = dataclasses.replace(self.nano, think_steps=steps).think_steps
+        chosen = dataclasses.replace(
+            self.nano,
+            think_steps=self.think_steps if steps is None else steps,
+            step_rule=self.think_rule if step_rule is None else step_rule,
+        )
+        self.think_steps, self.think_rule = chosen.think_steps, chosen.step_rule
 
     def losses(self, tokens: Tensor, latent: str = "mean", seed: int = 0) -> dict[str, Tensor]:
         """Terms of the loss, scalars in nats; see the class and `loss_weights`.
@@ -130,33 +142,27 @@ class NanoEBM(TransformerLM):
 
     def log_probs(self, h: Tensor, think_steps: int | None = None) -> Tensor:
         """log p(w | h), (P, V), of states (P, dim), after `think_steps` steps of System 2."""
-        return F.log_softmax(self.refine(h, think_steps).logits, dim=-1)
-
-    def refine(
-        self, h: Tensor, think_steps: int | None = None, traced: bool = False
-    ) -> RefinedGuess:
-        """The guess of System 2 for states (P, dim).
-
-        Args:
-            h: states, as `backbone` gives them.
-            think_steps: steps, 0 is System 1; the model's `think_steps` unless given.
-            traced: also give the energies of the guess before and after each step.
-        """
         steps = self.think_steps if think_steps is None else think_steps
-        return self.system2(h, -self.logits(h), self.weight, steps, traced=traced)
-
-    def sequence_energy(self, tokens: Tensor) -> Tensor:
-        """E(x) = sum_t E(h_t, x_{t+1}), (N,) nats, of tokens (N, T); the first token is given."""
-        return self.read(tokens)[0]
+        rule = self.think_rule
+        logits = self.system2(h, -self.logits(h), self.weight, steps, step_rule=rule)
+        return F.log_softmax(logits, dim=-1)
 
     def read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """`sequence_energy` (N,), and the states that it comes from (N, T-1, dim)."""
+        """E(x) = -log u(x_1) + sum_t E(h_t, x_{t+1}), (N,) nats, of tokens (N, T), and h.
+
+        u are the token frequencies; h, (N, T-1, dim), the states that the energies come from.
+        """
         h = self.backbone(tokens[:, :-1])
-        return self.token_energies(h, tokens[:, 1:]).sum(1), h
+        first = self.propose_first()[tokens[:, 0]]
+        return self.token_energies(h, tokens[:, 1:]).sum(1) - first, h
 
     def propose(self, states: Tensor) -> Tensor:
         """log softmax(-E(h, .)), (N, V), of states (N, dim): System 1."""
         return F.log_softmax(self.logits(states), dim=-1)
+
+    def propose_first(self) -> Tensor:
+        """log u, (V,), the logarithm of the token frequencies."""
+        return self.unigram.log()
 
     @torch.no_grad()
     def target_energies(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -174,17 +180,20 @@ class NanoEBM(TransformerLM):
         return steps
 
     def _prediction_terms(self, h: Tensor, targets: Tensor, steps: int) -> dict[str, Tensor]:
-        bound = self.config.max_logits
+        bound, share = self.config.max_logits, self.label_smoothing
         if steps == 0 and self.nano.entropy_weight == 0:
-            return {"token": linear_cross_entropy(h, self.weight, self.bias, targets, bound)}
+            loss = linear_cross_entropy(h, self.weight, self.bias, targets, bound, share)
+            return {"token": loss}
 
         def score(h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
             energies = -self.logits(h)
             noisy = self.training
-            logits = self.system2(h, energies, self.weight, steps, noisy=noisy).logits
+            logits = self.system2(h, energies, self.weight, steps, noisy=noisy)
             log_p = F.log_softmax(logits, dim=-1)
             token = F.nll_loss(log_p, targets, reduction="none")
-            first = F.cross_entropy(-energies, targets, reduction="none")
+            if share:
+                token = (1 - share) * token - share * log_p.mean(-1)
+            first = F.cross_entropy(-energies, targets, reduction="none", label_smoothing=share)
             return token, first, (log_p.exp() * log_p).sum(-1)
 
         token, first, negative_entropy = map_chunks(score, self.vocab_size, bound, h, targets)
@@ -223,5 +232,4 @@ class NanoEBM(TransformerLM):
             )
         first = int(torch.randint(room, (), generator=generator))
         data = tokens[:, first : first + length + 1]
-        kernel = InformedMetropolis(self)
-        return contrast(self.sequence_energy, kernel, data, generator) / length
+        return contrast(self, data, generator) / length

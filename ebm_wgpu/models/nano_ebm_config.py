@@ -32,9 +32,13 @@ class System2Config:
         "soft", "the guess as the mean of the token embeddings, or the likeliest token's"
     )
     interaction: int = option(512, "hidden units between context and guess (0: none)", ge=0)
-    noise: float = option(0.0, "Langevin temperature of the steps in training", ge=0)
+    noise: float = option(
+        0.0, "half the variance of what a step of size 1 adds to each logit in training", ge=0
+    )
     energy_tolerance: float = option(
-        0.0, "stop where a step lowers the energy by less, nats (0: never)", ge=0
+        0.0,
+        "stop where a step without noise lowers the energy by less, nats (0: never)",
+        ge=0,
     )
 
     def __post_init__(self) -> None:

@@ -280,6 +280,9 @@ def feed_forward(device: KernelDevice, x: Tensor, network: Experts) -> Tensor:
 
 
 def chunks(rows: int, columns: int, entries: int) -> list[slice]:
-    """Consecutive parts of `rows` rows whose matrices of `columns` columns hold about `entries`."""
+    """Consecutive parts of `rows` rows whose matrices of `columns` columns hold at most `entries`.
+
+    A part has at least one row, even where one row alone is longer than that.
+    """
     step = max(1, entries // max(1, columns))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Disagreements = Iterator[tuple[bool, str]]
 """Whether values of a configuration contradict each other, and the message that says so."""
+Idle = Iterator[tuple[tuple[str, ...], str]]
+"""Patterns of the keys of options that have no effect, and why they have none."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,17 @@ class Family:
         build: the model of a configuration for a number of token ids, its kernels on a device.
         latents: what may be random in a prediction.
         splats: whether it is made of splats, which score matching needs.
+        preset: the configuration that a run has where none is chosen.
         disagreements: what a configuration of this family must avoid besides.
+        idle: options of its sections that change nothing in a configuration of it.
     """
 
     build: Callable[[Config, int, KernelDevice], LanguageModel]
     latents: tuple[str, ...]
     splats: bool
+    preset: str
     disagreements: Callable[[Config], Disagreements]
+    idle: Callable[[Config], Idle]
 
 
 def _splat(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
@@ -153,6 +159,40 @@ def _ebt_disagreements(config: Config) -> Disagreements:
     )
 
 
+_SPLAT_TRAINING = tuple(
+    f"train.{name}"
+    for name in ("splat_decay", "latent_weight", "dsm_levels", "terms_weight", "balance_weight")
+)
+_CONSOLIDATION = tuple(
+    f"memory.{name}" for name in ("states", "buffer", "merge_cosine", "weight_decay")
+)
+_HIERARCHICAL = (
+    *("model.context_*", "model.*_window", "model.n_experts", "model.n_active"),
+    *("model.expert_hidden", "model.dropout", "model.splat_init", "model.embedding_path"),
+    "energy.*",
+)
+
+
+def _splat_idle(config: Config) -> Idle:
+    model = config.model
+    if model.context == "hierarchical":
+        yield _CONSOLIDATION, "with model.context=hierarchical, whose splats learn"
+        if model.splat_init != "embedding":
+            yield ("model.embedding_path",), f"with model.splat_init={model.splat_init}"
+        return
+    states = "with model.context=transformer, whose splats are states"
+    yield (*_HIERARCHICAL, *_SPLAT_TRAINING), states
+    if model.dim != config.transformer.dim:
+        yield ("model.dim",), f"{states} of transformer.dim={config.transformer.dim}"
+
+
+def _splatless_idle(config: Config) -> Idle:
+    yield (
+        (*_SPLAT_TRAINING, "train.lr_splats", *_CONSOLIDATION),
+        f"with model.family={config.model.family}, which has no splats",
+    )
+
+
 def _room(config: Config, section: str, max_length: int) -> Disagreements:
     data = config.data
     for name, length in (("block_size", data.block_size), ("eval_context", data.eval_context)):
@@ -174,10 +214,16 @@ _ALL_LATENTS = ("mean", "exact", "langevin")
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "splat": Family(_splat, _ALL_LATENTS, True, _splat_disagreements),
-        "transformer": Family(_transformer, ("mean",), False, _transformer_disagreements),
-        "nano": Family(_nano, ("mean",), False, _nano_disagreements),
-        "ebt": Family(_ebt, _ALL_LATENTS, False, _ebt_disagreements),
+        "splat": Family(_splat, _ALL_LATENTS, True, "small", _splat_disagreements, _splat_idle),
+        "transformer": Family(
+            _transformer, ("mean",), False, "small", _transformer_disagreements, _splatless_idle
+        ),
+        "nano": Family(
+            _nano, ("mean",), False, "shakespeare-nano", _nano_disagreements, _splatless_idle
+        ),
+        "ebt": Family(
+            _ebt, _ALL_LATENTS, False, "shakespeare-ebt", _ebt_disagreements, _splatless_idle
+        ),
     }
 )
 
@@ -199,6 +245,20 @@ def family_disagreements(config: Config) -> Disagreements:
     yield from family.disagreements(config)
 
 
+def idle_options(config: Config) -> Idle:
+    """Options of the sections that the family uses which change nothing in this configuration.
+
+    Patterns of keys, as `fnmatch` has them, and a reason that completes "KEY has no effect".
+    Sections of other families are not among them: a preset may hold several.
+    """
+    yield from FAMILIES[config.model.family].idle(config)
+
+
+def learns_splats(config: Config) -> bool:
+    """Whether the model has splats that are parameters."""
+    return FAMILIES[config.model.family].splats and config.model.context == "hierarchical"
+
+
 def build_model(config: Config, vocab_size: int, device: KernelDevice) -> LanguageModel:
     """The model `config` describes for `vocab_size` token ids.
 
@@ -214,4 +274,6 @@ def build_model(config: Config, vocab_size: int, device: KernelDevice) -> Langua
             f"model.family={config.model.family} does not exist: choose one of "
             f"{', '.join(FAMILIES)}"
         )
-    return family.build(config, vocab_size, device)
+    model = family.build(config, vocab_size, device)
+    model.label_smoothing = config.train.label_smoothing
+    return model

@@ -26,8 +26,15 @@ from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models import ops
 from ebm_wgpu.models.base import SplatModel
 from ebm_wgpu.models.context import Context, HierarchicalContext
-from ebm_wgpu.models.decoder import ExpertDecoder
-from ebm_wgpu.models.energy_ops import EnergyTerms, latent_loss_weights, latent_losses
+from ebm_wgpu.models.decoder import Decoded, ExpertDecoder
+from ebm_wgpu.models.dropout import dropout
+from ebm_wgpu.models.energy_ops import (
+    EnergyTerms,
+    latent_loss_weights,
+    latent_losses,
+    of_one_latent,
+)
+from ebm_wgpu.models.label_smoothing import smoothed
 from ebm_wgpu.models.mixture_ops import (
     Readout,
     mixture_energy,
@@ -44,6 +51,8 @@ _FIRST_GATE = -2.0
 _DEFAULT_SAMPLER = SamplerConfig()
 _TERM_ROWS = 256
 """Positions of a batch whose latents `latent_losses` looks at: it compares all pairs of them."""
+_MAX_ENTRIES = 2**24
+"""Most entries of a matrix of positions and tokens, or splats, where all of a row are needed."""
 
 
 class _Scored(NamedTuple):
@@ -52,7 +61,7 @@ class _Scored(NamedTuple):
     log_p: Tensor
     context: Context
     readout: Readout
-    balance: Tensor
+    decoded: Decoded
     gate: Tensor
 
 
@@ -212,10 +221,12 @@ class SplatLM(SplatMixture, SplatModel):
     def losses(self, tokens: Tensor, latent: Latent = "mean", seed: int = 0) -> dict[str, Tensor]:
         """What training minimises and watches, each averaged over the B T positions.
 
-        token: -log p(w|c), nats. latent: -log p(e_w|c)/(d-1), nats a degree of freedom, with e_w
-        held fixed. balance: of the experts, 1 where even. gate: mean of g. energy: mean of
-        E(e_w|c), nats. With weights for them, `latent_losses` of the directions of E[x|c] at
-        positions spread over the batch; and the learned values of the energy's further terms.
+        token: -log p(w|c), nats, smoothed by `label_smoothing`. latent: -log p(e_w|c)/(d-1), nats a
+        degree of freedom, with e_w held fixed. balance: of the experts, 1 where even. gate: mean of
+        g. energy: mean of E(e_w|c), nats. With weights for them, `latent_losses` of the directions
+        of E[x|c] at positions spread over the batch; and the learned values of the energy's further
+        terms. In training mode `model.dropout` acts on the directions of the inputs, and on what
+        the decoder reads.
 
         Args:
             tokens: (B, T+1) int64; inputs [:, :-1], targets [:, 1:].
@@ -225,17 +236,33 @@ class SplatLM(SplatMixture, SplatModel):
         """
         inputs, targets = tokens[:, :-1], tokens[:, 1:].reshape(-1)
         table = self.directions()
-        scored = self._score(inputs, targets, table, latent, seed)
+        share = self._config.dropout if self.training else 0.0
+        scored = self._score(inputs, targets, table, latent, seed, share)
         energy = self._latent_energies(scored.context.h, targets, table.detach())
         return {
-            "token": -scored.log_p.mean(),
+            "token": self._token_loss(scored, table),
             "latent": (energy + scored.readout.log_z).mean() / (self._dim - 1),
-            "balance": scored.balance,
+            "balance": scored.decoded.balance,
             "gate": scored.gate.mean(),
             "energy": energy.mean(),
             **self._latent_losses(scored.readout.mean),
             **{name: log.detach().exp() for name, log in self.terms.logs.items()},
         }
+
+    def _token_loss(self, scored: _Scored, table: Tensor) -> Tensor:
+        loss = -scored.log_p.mean()
+        if not self.label_smoothing:
+            return loss
+        return smoothed(
+            loss,
+            self.label_smoothing,
+            lambda h, c, y: self._log_probs(h, c, y, table),
+            max(self.vocab_size, len(self.mu)),
+            _MAX_ENTRIES,
+            scored.context.h,
+            scored.context.c,
+            scored.decoded.y,
+        )
 
     def _latent_losses(self, means: Tensor) -> dict[str, Tensor]:
         """`latent_losses` of the directions of mean latents (P, d), those with a weight."""
@@ -291,19 +318,26 @@ class SplatLM(SplatMixture, SplatModel):
         return mixture_posterior(self.device, log_weights)[0]
 
     def _score(
-        self, tokens: Tensor, targets: Tensor, table: Tensor, latent: Latent, seed: int
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        latent: Latent,
+        seed: int,
+        dropped: float = 0.0,
     ) -> _Scored:
-        full = self._context(F.embedding(tokens, table))
+        """Scores of targets (B T,) after tokens (B, T); dropout drops the share `dropped`."""
+        full = self._context(_drop(F.embedding(tokens, table), dropped))
         context = Context(full.c.flatten(0, 1), full.h.flatten(0, 1))
         readout = mixture_readout(self.device, context.h, self.splats(), *self.groups(targets))
         x = self._latent(context.h, readout.mean, latent, seed)
-        decoded = self.decoder(x, context.c)
+        decoded = self.decoder(_drop(x, dropped), _drop(context.c, dropped))
         log_decoder = target_log_softmax(self.device, decoded.y, table, self.bias, targets)
         open_gate = self._gate(context.c)
         log_p = torch.logaddexp(
             F.logsigmoid(-open_gate) + log_decoder, F.logsigmoid(open_gate) + readout.log_mass
         )
-        return _Scored(log_p, context, readout, decoded.balance, torch.sigmoid(open_gate))
+        return _Scored(log_p, context, readout, decoded, torch.sigmoid(open_gate))
 
     def _gate(self, c: Tensor) -> Tensor:
         return c @ self.gate[:-1] + self.gate[-1]
@@ -316,15 +350,21 @@ class SplatLM(SplatMixture, SplatModel):
         table = self.directions()
         full = self._context(F.embedding(tokens, table))
         c, h = full.c[:, -1], full.h[:, -1].contiguous()
-        shares = self._posterior(h).cpu()
-        p_splat = torch.zeros(len(h), self.vocab_size).index_add_(1, self.sid, shares).to(h.device)
         nothing = torch.zeros(len(h), dtype=torch.int64, device=h.device)
         mean = mixture_readout(self.device, h, self.splats(), nothing, nothing).mean
         y = self.decoder(self._latent(h, mean, latent, seed), c).y
+        return self._log_probs(h, c, y, table)
+
+    def _log_probs(self, h: Tensor, c: Tensor, y: Tensor, table: Tensor) -> Tensor:
+        """log p(w|c) of every token, (P, V), from tilts, contexts and decoded latents (P, d)."""
+        shares = self._posterior(h).cpu()
+        p_splat = torch.zeros(len(h), self.vocab_size).index_add_(1, self.sid, shares).to(h.device)
         log_decoder = F.log_softmax(self.product(y, table.T) + self.bias, 1)
         open_gate = self._gate(c)[:, None]
+        # Tokens without a splat have no logarithm, and would have no gradient.
+        log_splat = p_splat.clamp_min(torch.finfo(p_splat.dtype).tiny).log()
         return torch.logaddexp(
-            F.logsigmoid(-open_gate) + log_decoder, F.logsigmoid(open_gate) + p_splat.log()
+            F.logsigmoid(-open_gate) + log_decoder, F.logsigmoid(open_gate) + log_splat
         )
 
     def _latent(self, h: Tensor, mean: Tensor, latent: Latent, seed: int) -> Tensor:
@@ -352,13 +392,14 @@ class SplatLM(SplatMixture, SplatModel):
         return torch.from_numpy(x).to(h.device)
 
     def _sampler(self) -> Any:
-        """The energy of the splats as they are, made anew when they have changed."""
+        """`of_one_latent` for the splats as they are, made anew when they have changed."""
         learned = (self.mu, self.log_alpha, self.kappa_logit, *self.terms.parameters())
         state = (len(self.mu), *(parameter._version for parameter in learned))
         if self._sampling is None or self._sampling[0] != state:
             from ebm_wgpu.energy import Energy
 
-            energy = Energy.from_config(self.to_store(), self.device, self.energy_config)
+            alone = of_one_latent(self.energy_config)
+            energy = Energy.from_config(self.to_store(), self.device, alone)
             self._sampling = (state, energy)
         return self._sampling[1]
 
@@ -366,3 +407,7 @@ class SplatLM(SplatMixture, SplatModel):
         """Take over the splats of a store; see `SplatMixture.load_store`."""
         self._sampling = None
         super().load_store(store)
+
+
+def _drop(x: Tensor, share: float) -> Tensor:
+    return dropout(x, share) if share else x

@@ -24,8 +24,9 @@ class SplatMixture(nn.Module):
     """N splats whose directions, weights and concentrations learn.
 
     mu lies on the sphere and moves along it (`mu.spherical`); alpha = exp(log_alpha); kappa =
-    kappa_min + (kappa_max - kappa_min) sigmoid(kappa_logit). Splats stand in order of their token
-    ids, so that those of a token are neighbours.
+    kappa_min + (kappa_max - kappa_min) sigmoid(kappa_logit). These parameters have a row a splat
+    (`splat_rows`). Splats stand in order of their token ids, so that those of a token are
+    neighbours.
 
     Attributes:
         mu: (N, d) unit rows.
@@ -113,7 +114,8 @@ class SplatMixture(nn.Module):
                 getattr(self, name).data.copy_(torch.from_numpy(values))
             else:
                 parameter = nn.Parameter(torch.from_numpy(np.array(values)))
-                setattr(parameter, "spherical" if name == "mu" else "splat_scalar", True)
+                setattr(parameter, "spherical" if name == "mu" else "splat_rate", True)
+                parameter.splat_rows = True  # type: ignore[attr-defined]
                 setattr(self, name, parameter)
         for name, values in buffers.items():
             if same:

@@ -26,7 +26,8 @@ from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.class_softmax import ClassSoftmax
 from ebm_wgpu.models.context_cache import ContextCache, SeenSplats
-from ebm_wgpu.models.context_splats import ContextSplats
+from ebm_wgpu.models.context_splats import ContextSplats, Recalled, log_masses
+from ebm_wgpu.models.label_smoothing import smoothed
 from ebm_wgpu.models.linear_cross_entropy import map_chunks
 from ebm_wgpu.models.memory_config import MemoryConfig
 from ebm_wgpu.models.ops import chunks
@@ -110,6 +111,11 @@ class SplatTransformer(UnigramStart, LanguageModel):
         return _WEIGHTS
 
     @property
+    def storing_model(self) -> SplatTransformer:
+        """Itself."""
+        return self
+
+    @property
     def stored_splats(self) -> SplatStore | None:
         """The splats that consolidation stored, or none."""
         return self._store
@@ -151,9 +157,22 @@ class SplatTransformer(UnigramStart, LanguageModel):
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         states = self.backbone(inputs, dropping=self.training)
         decoded = self._decode(states, targets)
-        recalled = self.context(states, targets)
+        seen = self.context.see(states)
+        recalled = self.context.score(seen, targets)
+        token = -mix(decoded, recalled).mean()
+        if self.label_smoothing:
+            sids = targets[:, None].expand_as(seen.weights)
+            rows = (states, seen.weights, sids, seen.gate)
+            token = smoothed(
+                token,
+                self.label_smoothing,
+                self._mixed_log_probs,
+                self.vocab_size,
+                self.config.max_logits,
+                *(values.flatten(0, 1) for values in rows),
+            )
         return {
-            "token": -mix(decoded, recalled).mean(),
+            "token": token,
             "decoder": -decoded.detach().mean(),
             "gate": torch.sigmoid(recalled.gate).mean().detach(),
         }
@@ -312,6 +331,13 @@ class SplatTransformer(UnigramStart, LanguageModel):
         assert self._store is not None
         mu = torch.from_numpy(self._store.mu[rows.numpy()])
         return stored_rows(self.recall, mu, queries, found.prior)
+
+    def _mixed_log_probs(
+        self, states: Tensor, weights: Tensor, sids: Tensor, gate: Tensor
+    ) -> Tensor:
+        """log p(w|c) without stored splats, (P, V), after states (P, d) that see weights (P, K)."""
+        decoded = self.classes.log_probs(states, self.backbone.embedding.weight, self.bias)
+        return mix(decoded, Recalled(log_masses(weights, sids, self.vocab_size), gate))
 
     def _decode(self, states: Tensor, targets: Tensor) -> Tensor:
         (log_p,) = map_chunks(

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ebm_wgpu.models.energy_transformer_config import StepRule
 from ebm_wgpu.models.free_energy import FreeEnergy, Interaction
 from ebm_wgpu.models.nano_ebm_config import System2Config
-
-
-@dataclass(frozen=True)
-class RefinedGuess:
-    """What System 2 came to.
-
-    Attributes:
-        logits: of the refined guess, (P, V).
-        trace: energies of the guess before, between and after the steps, (steps + 1, P); none
-            unless asked for.
-    """
-
-    logits: Tensor
-    trace: Tensor | None
 
 
 class System2(nn.Module):
@@ -36,8 +22,11 @@ class System2(nn.Module):
     Gradients are written out in closed form, so that learning through the steps takes no second
     derivatives; only a spectral step size does, through which nothing learns.
 
-    Attributes:
-        config: how it thinks; another one may be assigned that has as many units of interaction.
+    The noise of training, N(0, 2 T s) on each logit in a step of size s, disturbs the guesses that
+    steps learn from; it samples no distribution. For that, steps along the natural gradient would
+    need noise of the same metric, of deviation sqrt(2 T s / p_w), which is boundless; those along
+    the gradient in logits are Langevin steps for exp(-F/T), but F is bounded over all logits, so
+    that this has no finite integral.
     """
 
     def __init__(self, config: System2Config, dim: int) -> None:
@@ -72,42 +61,40 @@ class System2(nn.Module):
         weight: Tensor,
         steps: int,
         noisy: bool = False,
-        traced: bool = False,
-    ) -> RefinedGuess:
-        """Refine the guess softmax(-energies).
+        step_rule: StepRule | None = None,
+    ) -> Tensor:
+        """Logits (P, V) of the guess softmax(-energies) after refinement.
 
-        A row whose energy would fall by less than `energy_tolerance` stays as it is.
+        A row whose energy would fall by less than `energy_tolerance` stays as it is, and where no
+        row moves refinement ends. Steps with noise take no account of that.
 
         Args:
             h: states, (P, D).
             energies: E(h, w), (P, V).
             weight: W, (V, D).
             steps: how many; 0 gives System 1.
-            noisy: Langevin steps, of the configured temperature; torch's own random state gives
-                the noise.
-            traced: also give the energies along the way.
+            noisy: add the configured noise, by torch's own random state.
+            step_rule: of the step size; the configured one unless given.
         """
         config, logits = self.config, -energies
-        if steps == 0 and not traced:
-            return RefinedGuess(logits, None)
+        if steps == 0:
+            return logits
         energy = self.free_energy(h, energies, weight)
-        step = self.log_step.exp()
-        watching = traced or config.energy_tolerance > 0
+        spectral = (step_rule or config.step_rule) == "spectral"
+        step, noise = self.log_step.exp(), config.noise if noisy else 0.0
+        watching = config.energy_tolerance > 0 and noise == 0
         current = energy(logits) if watching else None
-        trace = [] if current is None else [current]
         for _ in range(steps):
-            size = step if config.step_rule == "learned" else energy.step_size(logits, step)
+            size = energy.step_size(logits, step) if spectral else step
             proposed = logits - size * energy.direction(logits)
-            if noisy and config.noise > 0:
-                deviation = (2 * config.noise * size).sqrt()
-                proposed = proposed + deviation * torch.randn_like(logits)
+            if noise > 0:
+                proposed = proposed + (2 * noise * size).sqrt() * torch.randn_like(logits)
             if current is not None:
                 after = energy(proposed)
-                if config.energy_tolerance > 0:
-                    moving = current - after >= config.energy_tolerance
-                    proposed = torch.where(moving[:, None], proposed, logits)
-                    after = torch.where(moving, after, current)
-                current = after
-                trace.append(after)
+                moving = current - after >= config.energy_tolerance
+                if not bool(moving.any()):
+                    break
+                proposed = torch.where(moving[:, None], proposed, logits)
+                current = torch.where(moving, after, current)
             logits = proposed
-        return RefinedGuess(logits, torch.stack(trace) if traced else None)
+        return logits

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.activations import linear_gelu, swiglu
 from ebm_wgpu.models.dropout import dropout
 from ebm_wgpu.models.rotary import rotate
 from ebm_wgpu.models.transformer_config import TransformerConfig
@@ -29,7 +30,7 @@ class KeyValueCache:
     """
 
     def __init__(self, lengths: Tensor, keys: list[Tensor], values: list[Tensor]) -> None:
-        """Hold tensors as they are; `TransformerBackbone.start_cache` makes an empty cache."""
+        """Hold tensors as they are; `CachedBlocks.start_cache` makes an empty cache."""
         self.lengths, self.keys, self.values = lengths, keys, values
 
     @property
@@ -128,11 +129,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., dim), returns the same shape."""
-        inner = self.inputs(x)
         if self.gated:
-            gate, inner = inner.chunk(2, dim=-1)
-            return self.output(F.silu(gate) * inner)
-        return self.output(F.gelu(inner, approximate="tanh"))
+            return self.output(swiglu(self.inputs(x)))
+        return self.output(linear_gelu(x, self.inputs.weight))
 
 
 class Block(nn.Module):
@@ -195,16 +194,3 @@ def reset_parameters(module: nn.Module, n_layers: int, generator: torch.Generato
             part.weight.normal_(0.0, INIT_STD, generator=generator)
         elif isinstance(part, (nn.LayerNorm, nn.RMSNorm)):
             part.weight.fill_(1.0)
-
-
-def check_room(length: int, max_length: int) -> None:
-    """Check that `length` tokens fit.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    if length > max_length:
-        raise ConfigError(
-            f"{length} tokens of input exceed transformer.max_length={max_length}: shorten the "
-            "text, or train with a larger transformer.max_length"
-        )

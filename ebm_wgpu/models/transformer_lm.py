@@ -109,11 +109,5 @@ class TransformerLM(UnigramStart, LanguageModel):
         """
         return self.log_probs(self.backbone.extend(tokens, cache, lengths))
 
-    def parameter_count(self) -> dict[str, int]:
-        """Trained parameters: "embedding", which is the output matrix too, "other", and "total"."""
-        total = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        embedding = self.weight.numel()
-        return {"embedding": embedding, "other": total - embedding, "total": total}
-
     def _target_log_probs(self, h: Tensor, targets: Tensor) -> tuple[Tensor]:
         return (self.log_probs(h).gather(1, targets[:, None])[:, 0],)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -34,10 +36,14 @@ def test_the_base_cannot_be_made_without_its_parts() -> None:
         SplatModel()  # type: ignore[abstract]
 
 
-def test_only_values_that_learn_are_counted() -> None:
+def test_only_values_that_learn_are_counted_and_shared_ones_once() -> None:
     model = EnergyTransformer(EBT, V)
     assert model.n_parameters() == sum(p.numel() for p in model.parameters()) - 1
-    assert model.n_parameters() == model.parameter_count()["total"]
+    tied = EnergyTransformer(dataclasses.replace(EBT, tie_prediction=True), V)
+    assert model.n_parameters() - tied.n_parameters() == V * EBT.dim
+    plain = CausalTransformer(SHAPE, V)
+    blocks = sum(p.numel() for p in plain.backbone.blocks.parameters())
+    assert plain.n_parameters() == blocks + SHAPE.dim + V * SHAPE.dim + V
 
 
 def test_splat_models_say_so_and_name_their_device(numba_device: KernelDevice) -> None:
@@ -55,9 +61,11 @@ def test_models_that_do_not_think_refuse_to(numba_device: KernelDevice) -> None:
             model.think(steps=3)
         with pytest.raises(ConfigError, match="think_best_of=2 is for models that refine"):
             model.think(best_of=2)
+        with pytest.raises(ConfigError, match="think_rule=spectral is for models that refine"):
+            model.think(step_rule="spectral")
 
 
-def test_nano_ebm_thinks_in_steps_alone() -> None:
+def test_nano_ebm_thinks_in_steps_by_either_rule() -> None:
     model = NanoEBM(SHAPE, NanoEBMConfig(interaction=4), V)
     model.think(steps=0, best_of=1)
     assert model.think_steps == 0
@@ -67,6 +75,26 @@ def test_nano_ebm_thinks_in_steps_alone() -> None:
         model.think(best_of=2)
     with pytest.raises(ConfigError, match=r"nano.think_steps=1001 must be <= 1000"):
         model.think(steps=1001)
+    with pytest.raises(ConfigError, match=r"nano\.step_rule='newton'"):
+        model.think(step_rule="newton")  # type: ignore[arg-type]
+    assert model.think_steps == 0
+    model.think(steps=3)
+    tokens = torch.arange(6)[None]
+    strength = model.system2.interaction
+    assert strength is not None
+    strength.strength.data.fill_(40.0)
+    own, loss = model.next_token_log_probs(tokens), model.losses(tokens)
+    model.think(step_rule="spectral")
+    trained = NanoEBM(SHAPE, NanoEBMConfig(interaction=4, step_rule="spectral"), V)
+    trained.load_state_dict(model.state_dict())
+    trained.think(steps=3)
+    found = model.next_token_log_probs(tokens)
+    assert not torch.equal(found, own)
+    assert torch.equal(found, trained.next_token_log_probs(tokens))
+    # Training goes on as configured.
+    assert torch.equal(model.losses(tokens)["token"], loss["token"])
+    model.think(step_rule="learned")
+    assert torch.equal(model.next_token_log_probs(tokens), own)
 
 
 def test_an_energy_transformer_thinks_in_steps_and_starts() -> None:
@@ -74,6 +102,8 @@ def test_an_energy_transformer_thinks_in_steps_and_starts() -> None:
     model.think(steps=5)
     model.think(best_of=3)
     assert model.thinking == Thinking(steps=5, best_of=3, step_rule="spectral")
+    model.think(step_rule="learned")
+    assert model.thinking == Thinking(steps=5, best_of=3, step_rule="learned")
     tokens = torch.arange(6)[None]
     assert model.next_token_log_probs(tokens).exp().sum().item() == pytest.approx(1, abs=1e-5)
     for wrong in ({"steps": 0}, {"best_of": 0}):

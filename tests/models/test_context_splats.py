@@ -77,9 +77,10 @@ def test_against_the_definition(splats: ContextSplats) -> None:
 
 
 @torch.no_grad()
-def test_last_gives_what_forward_gives(splats: ContextSplats) -> None:
+def test_splats_that_are_there_give_what_forward_gives(splats: ContextSplats) -> None:
     states, following = torch.randn(3, T, D), torch.randint(V, (3, T))
-    every = splats.last(states, following[:, :-1], V)
+    age = torch.arange(T - 1, 0, -1)
+    every = splats.recall(states[:, -1], splats.keys(states[:, :-1]), following[:, :-1], age, V)
     whole = splats(states, following)
     torch.testing.assert_close(every.gate, whole.gate[:, -1])
     chosen = every.log_mass.gather(1, following[:, -1:])[:, 0]

@@ -205,7 +205,7 @@ def test_a_cache_of_texts_of_different_length(variant: Variant) -> None:
         for row in range(2):
             start = int(lengths[row])
             new[row, : counts[row]] = real[row, start : start + counts[row]]
-        backbone.extend(new, cache, count)
+        backbone.read_cached(new, cache, count)
         lengths += count
         last = lengths - 1
         found = backbone.energies(
@@ -219,7 +219,7 @@ def test_a_text_that_is_too_long_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"13 tokens of input exceed ebt\.max_length=12"):
         backbone.read(embeddings(1, 13))
     cache = backbone.start_cache(1)
-    backbone.extend(embeddings(1, 12), cache, torch.tensor([12]))
+    backbone.read_cached(embeddings(1, 12), cache, torch.tensor([12]))
     with pytest.raises(ConfigError, match=r"13 tokens"):
-        backbone.extend(embeddings(1, 1), cache, torch.tensor([1]))
+        backbone.read_cached(embeddings(1, 1), cache, torch.tensor([1]))
     assert cache.lengths.tolist() == [12]

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from ebm_wgpu.config import EnergyConfig
-from ebm_wgpu.energy import terms_of
+from ebm_wgpu.config import EnergyConfig, ModelConfig
+from ebm_wgpu.energy import Energy, terms_of
 from ebm_wgpu.energy_terms import CompositionTerm, EntropyTerm, GeometryTerm
+from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.energy_ops import EnergyTerms, latent_loss_weights, latent_losses
 from ebm_wgpu.models.mixture_ops import Splats
+from ebm_wgpu.models.splat_mixture import SplatMixture
 from ebm_wgpu.sphere import projx, random_uniform
 from ebm_wgpu.splats import SplatStore
 
@@ -58,6 +60,31 @@ def test_values_and_gradients_are_those_of_numpy(name: str, scene) -> None:
     np.testing.assert_allclose(terms(points, splats).detach(), value, rtol=tolerance)
     found = terms.gradient(points, splats).detach().numpy()
     np.testing.assert_allclose(found, gradient, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("form", ["normalized", "published"])
+@pytest.mark.parametrize("name", TERMS)
+def test_sampling_follows_what_training_teaches_at_any_temperature(
+    form: str, name: str, scene, numba_device: KernelDevice
+) -> None:
+    """At T = 2: the terms of `Energy`, which moves latents, are those of the model's mixture."""
+    x, store, _ = scene
+    config = dataclasses.replace(TERMS[name], form=form, temperature=2.0, n_neighbours=25)
+    plain = dataclasses.replace(OFF, form=form, temperature=2.0, n_neighbours=25)
+    model = SplatMixture(ModelConfig(dim=12, n_splats=25), config, 25)
+    model.load_store(store)
+    with torch.no_grad():
+        expected = EnergyTerms(config)(torch.from_numpy(x).float(), model.splats()).numpy()
+    whole, bare = (
+        Energy.from_config(model.to_store(), numba_device, c).value_and_gradient(
+            x.astype(np.float32)
+        )
+        for c in (config, plain)
+    )
+    np.testing.assert_allclose(whole[0] - bare[0], expected, rtol=2e-4, atol=2e-5)
+    points = torch.from_numpy(x).float()
+    slope = EnergyTerms(config).gradient(points, model.splats()).detach().numpy()
+    np.testing.assert_allclose(whole[1] - bare[1], slope, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", TERMS)

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.energy_transformer import EnergyTransformer
-from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig, Update, Variant
+from ebm_wgpu.models.energy_transformer_config import (
+    EnergyTransformerConfig,
+    Update,
+    Variant,
+    system_2,
+)
 
 VOCABULARY = 5
 CONFIG = EnergyTransformerConfig(
@@ -219,13 +224,8 @@ def test_a_window_too_long_for_the_buffer_is_refused() -> None:
         model.losses(text(1, 6))
 
 
-@pytest.mark.parametrize("variant", ["default", "adaln", "time"])
-def test_it_learns_a_sentence(variant: Variant) -> None:
-    config = EnergyTransformerConfig(
-        n_layers=1, n_heads=2, dim=32, max_length=16, variant=variant, initial_noise=0.1
-    )
-    model = EnergyTransformer(config, VOCABULARY)
-    tokens = text(1, 13)
+def learn(model: EnergyTransformer, tokens: Tensor) -> None:
+    """Sixty steps from the first weights."""
     model.initialize(tokens[0].numpy(), tokens[0].bincount(minlength=VOCABULARY).numpy(), 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for seed in range(60):
@@ -233,6 +233,16 @@ def test_it_learns_a_sentence(variant: Variant) -> None:
         total(model, tokens, seed).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+
+
+@pytest.mark.parametrize("variant", ["default", "adaln", "time"])
+def test_it_learns_a_sentence(variant: Variant) -> None:
+    config = EnergyTransformerConfig(
+        n_layers=1, n_heads=2, dim=32, max_length=16, variant=variant, initial_noise=0.1
+    )
+    model = EnergyTransformer(config, VOCABULARY)
+    tokens = text(1, 13)
+    learn(model, tokens)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     assert -model.token_log_probs(inputs, targets).mean().item() < 0.1
     written = inputs[:, :3]
@@ -240,6 +250,18 @@ def test_it_learns_a_sentence(variant: Variant) -> None:
         chosen = model.next_token_log_probs(written).argmax(1, keepdim=True)
         written = torch.cat((written, chosen), 1)
     assert torch.equal(written, tokens)
+
+
+def test_it_learns_by_the_recipe_of_system_2() -> None:
+    config = EnergyTransformerConfig(n_layers=1, n_heads=2, dim=32, max_length=16)
+    recipe = dataclasses.replace(system_2(config), replay_capacity=4, replay_tokens=12)
+    model, tokens = EnergyTransformer(recipe, VOCABULARY), text(1, 13)
+    learn(model, tokens)
+    losses = []
+    for steps in (1, 3):
+        model.think(steps)
+        losses.append(-model.token_log_probs(tokens[:, :-1], tokens[:, 1:]).mean().item())
+    assert losses[1] < losses[0] < 0.05
 
 
 def test_every_parameter_learns() -> None:

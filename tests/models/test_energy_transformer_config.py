@@ -13,7 +13,6 @@ from ebm_wgpu.models.energy_transformer_config import (
     ENERGY_TRANSFORMER_SIZES,
     EnergyTransformerConfig,
     Thinking,
-    system_2,
 )
 
 
@@ -39,7 +38,7 @@ def test_bad_values_are_named(values: dict[str, object], named: str) -> None:
     [
         ({"steps": 0}, "think steps=0"),
         ({"best_of": 0}, "think_best_of=0"),
-        ({"step_rule": "newton"}, "step_rule=newton"),
+        ({"step_rule": "newton"}, "think_rule=newton"),
     ],
 )
 def test_bad_thinking_is_named(values: dict[str, object], named: str) -> None:
@@ -57,11 +56,3 @@ def test_sizes_have_the_parameters_the_paper_gives(name: str, millions: float) -
         backbone = EnergyBackbone(config)
     count = sum(parameter.numel() for parameter in backbone.parameters())
     assert count == pytest.approx(millions * 1e6, rel=0.02)
-
-
-def test_system_2_keeps_the_shape() -> None:
-    tiny = ENERGY_TRANSFORMER_SIZES["tiny"]
-    changed = system_2(tiny)
-    assert changed.blocks == tiny.blocks
-    assert changed.gradient == "truncate"
-    assert changed.max_steps > tiny.max_steps

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ebm_wgpu.models.linear_cross_entropy import chunk_rows, linear_cross_entropy, map_chunks
+from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy, map_chunks
 
 
 def inputs(rows: int, columns: int, dim: int) -> tuple[torch.Tensor, ...]:
@@ -18,11 +18,13 @@ def inputs(rows: int, columns: int, dim: int) -> tuple[torch.Tensor, ...]:
     return h, weight, bias, torch.randint(columns, (rows,), generator=generator)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("max_entries", [1, 11, 33, 10**6])
-def test_values_and_gradients_are_torchs(max_entries: int) -> None:
+def test_values_and_gradients_are_torchs(max_entries: int, smoothing: float) -> None:
     h, weight, bias, targets = inputs(13, 11, 5)
-    loss = linear_cross_entropy(h, weight, bias, targets, max_entries)
-    expected = F.cross_entropy(F.linear(h, weight, bias), targets)
+    loss = linear_cross_entropy(h, weight, bias, targets, max_entries, label_smoothing=smoothing)
+    logits = F.linear(h, weight, bias)
+    expected = F.cross_entropy(logits, targets, label_smoothing=smoothing)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-13)
     for found, wanted in zip(
         torch.autograd.grad(3 * loss, (h, weight, bias)),
@@ -30,6 +32,14 @@ def test_values_and_gradients_are_torchs(max_entries: int) -> None:
         strict=True,
     ):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
+
+
+def test_without_gradients_the_smoothed_value_is_the_same() -> None:
+    h, weight, bias, targets = inputs(13, 11, 5)
+    with torch.no_grad():
+        loss = linear_cross_entropy(h, weight, bias, targets, 33, label_smoothing=0.2)
+        expected = F.cross_entropy(F.linear(h, weight, bias), targets, label_smoothing=0.2)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-13)
 
 
 def test_gradcheck() -> None:
@@ -59,13 +69,6 @@ def test_autocast_keeps_the_softmax_wide() -> None:
     loss.backward()
     assert h.grad is not None
     assert h.grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize(("rows", "columns", "bound"), [(10, 3, 7), (5, 100, 10), (4, 2, 8)])
-def test_chunks_cover_all_rows_within_the_bound(rows: int, columns: int, bound: int) -> None:
-    chunks = list(chunk_rows(rows, columns, bound))
-    assert [i for part in chunks for i in range(part.start, part.stop)] == list(range(rows))
-    assert all((part.stop - part.start) * columns <= max(bound, columns) for part in chunks)
 
 
 def test_mapping_in_chunks_changes_neither_values_nor_gradients() -> None:

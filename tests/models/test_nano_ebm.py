@@ -65,10 +65,10 @@ def test_both_systems_are_distributions_and_targets_get_their_share() -> None:
         for each in (first, second):
             assert torch.allclose(each.exp().sum(1), torch.ones(2, dtype=torch.float64))
         assert not torch.allclose(first, second)
-        model.think_steps = 0
+        model.think(0)
         assert torch.equal(model.log_probs(h), first)
         assert torch.equal(model.next_token_log_probs(text), first)
-        model.think_steps = 2
+        model.think(2)
         torch.testing.assert_close(first, model.logits(h).log_softmax(1), rtol=1e-12, atol=1e-12)
         scored = model.token_log_probs(text[:, :-1], text[:, 1:])
         last = model.next_token_log_probs(text[:, :-1]).gather(1, text[:, -1:])[:, 0]
@@ -186,46 +186,59 @@ def test_entropy_weight_makes_guesses_surer() -> None:
     assert entropies[1] > entropies[0]
 
 
-def exact_sequences(model: NanoEBM, first: int, length: int) -> torch.Tensor:
-    """Probabilities of all sequences after `first` under exp(-E)/Z."""
-    rest = torch.tensor(list(itertools.product(range(model.vocab_size), repeat=length)))
-    every = torch.cat((torch.full((len(rest), 1), first), rest), dim=1)
+def test_sequences_have_the_frequency_of_their_first_token_and_the_energies_of_the_rest() -> None:
+    model = small().double()
+    model.initialize(np.zeros(1, np.int32), np.arange(V), 0)
+    text = tokens(3, 5)
     with torch.no_grad():
-        return (-model.sequence_energy(every)).softmax(0)
+        energies, h = model.read(text)
+        expected = -model.unigram[text[:, 0]].log() + sum(
+            -model.logits(h[:, t]).gather(1, text[:, [t + 1]])[:, 0] for t in range(4)
+        )
+        torch.testing.assert_close(h, model.backbone(text)[:, :-1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(energies, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["cd", "fast_pcd"])
+@pytest.mark.parametrize("method", ["pcd", "fast_pcd"])
 def test_contrastive_divergence_teaches_whole_sequences(method: str) -> None:
     model = small(
         vocab_size=3,
+        dim=32,
         think_steps=0,
         interaction=0,
         contrastive_weight=1.0,
         contrastive_method=method,
         contrastive_length=3,
-        contrastive_steps=6,
+        contrastive_steps=4,
         n_particles=256,
     )
+    every = torch.tensor(list(itertools.product(range(3), repeat=4)))
     generator = torch.Generator().manual_seed(0)
-    truth = (1.2 * torch.randn(27, generator=generator)).softmax(0)
-    rest = torch.tensor(list(itertools.product(range(3), repeat=3)))
-    every = torch.cat((torch.zeros(27, 1, dtype=torch.int64), rest), dim=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 120)
+    # What follows depends on the first token: pairs weigh differently after each.
+    pairs = 1.2 * torch.randn(3, 3, 3, generator=generator)
+    truth = sum(pairs[every[:, 0], every[:, t], every[:, t + 1]] for t in range(3)).softmax(0)
 
     def divergence() -> float:
-        return float((truth * (truth / exact_sequences(model, 0, 3)).log()).sum())
+        """Of what follows the first token, weighed by the frequency of that; exact."""
+        with torch.no_grad():
+            log_p = -model.read(every)[0].view(3, 27)
+        ratio = truth.view(3, 27).log() - log_p.log_softmax(1)
+        weight = truth.view(3, 27).sum(1)
+        return float((truth * ratio.flatten()).sum() - (weight * weight.log()).sum())
 
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 90)
     before = divergence()
-    for step in range(120):
+    # Persistent chains start at a batch that is not like the data.
+    model.losses(every[:27])
+    for step in range(90):
         rows = torch.multinomial(truth, 256, True, generator=generator)
         optimizer.zero_grad()
         model.losses(every[rows], seed=step)["contrastive"].backward()
         optimizer.step()
         schedule.step()
-    assert before > 0.25
-    # A narrow network and the noise of 256 chains leave about .03.
-    assert divergence() < 0.06
+    assert before > 0.4
+    assert divergence() < 0.2
 
 
 def test_chains_need_windows_that_hold_them() -> None:

@@ -143,8 +143,15 @@ def test_feed_forward(any_device: KernelDevice) -> None:
     )
 
 
-def test_chunks_cover_all_rows_in_order() -> None:
-    parts = ops.chunks(10, 7, 21)
-    assert [row for part in parts for row in range(10)[part]] == list(range(10))
+@pytest.mark.parametrize(("rows", "columns", "bound"), [(10, 7, 21), (10, 3, 7), (4, 2, 8)])
+def test_chunks_cover_all_rows_in_order_within_the_bound(
+    rows: int, columns: int, bound: int
+) -> None:
+    parts = ops.chunks(rows, columns, bound)
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+    assert all((part.stop - part.start) * columns <= bound for part in parts)
+
+
+def test_chunks_have_a_row_each() -> None:
     assert ops.chunks(3, 100, 1) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert ops.chunks(0, 5, 10) == []

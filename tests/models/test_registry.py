@@ -11,6 +11,7 @@ from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.registry import FAMILIES, build_model
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.models.splat_transformer import SplatTransformer
+from ebm_wgpu.presets import load_config, preset
 
 SMALL = (
     "model.dim=8", "model.n_splats=6", "model.n_experts=1", "model.n_active=1",
@@ -45,6 +46,22 @@ def test_every_family_is_built_by_name_from_its_section(numba_device):
     assert (5, 12) in shapes["ebt"]
 
 
+def test_every_family_has_a_preset_that_goes_with_it():
+    found = {
+        name: load_config(family.preset, [f"model.family={name}"])
+        for name, family in FAMILIES.items()
+    }
+    texts = {name: (c.data.dataset, c.data.tokenizer) for name, c in found.items()}
+    assert texts == {
+        "splat": ("wikitext-2", "bpe"),
+        "transformer": ("wikitext-2", "bpe"),
+        "nano": ("shakespeare", "char"),
+        "ebt": ("shakespeare", "char"),
+    }
+    for name in ("nano", "ebt"):
+        assert preset(FAMILIES[name].preset) == found[name]
+
+
 def test_other_families_are_refused_with_those_there_are(numba_device):
     config = types.SimpleNamespace(model=types.SimpleNamespace(family="rnn"))
     with pytest.raises(ConfigError, match=r"model\.family=rnn does not exist: choose one of splat"):
@@ -52,7 +69,8 @@ def test_other_families_are_refused_with_those_there_are(numba_device):
 
 
 def test_a_splat_model_over_a_transformer_is_built_from_both_sections(numba_device):
-    config = apply_overrides(Config(), ["model.context=transformer", *SMALL])
+    shape = [s for s in SMALL if s.startswith(("transformer", "model.n_splats", "sampler"))]
+    config = apply_overrides(Config(), ["model.context=transformer", *shape])
     model = build_model(config, 5, numba_device)
     assert type(model) is SplatTransformer
     assert model.splat_model is None and model.stored_splats is None

@@ -94,6 +94,27 @@ def test_later_tokens_move_no_earlier_probability(any_device: KernelDevice, mixi
         assert not torch.allclose(after[:, position:], before[:, position:], atol=1e-3)
 
 
+def test_later_tokens_move_no_earlier_latent(numba_device: KernelDevice) -> None:
+    """With every term on: spread and entropy, which are of a batch, leave the text's latents be."""
+    energy = EnergyConfig(
+        lambda_geom=20.0, lambda_comp=20.0, lambda_entropy=20.0, rho_min=0.9, sharpness=3.0
+    )
+    model = build(numba_device, energy=energy)
+    tokens, targets = batch()[:, :-1], batch()[:, 1:]
+    before = model.token_log_probs(tokens, targets, "langevin", 5)
+    changed = tokens.clone()
+    changed[:, 6:] = (changed[:, 6:] + 3) % V
+    after = model.token_log_probs(changed, targets, "langevin", 5)
+    torch.testing.assert_close(after[:, :6], before[:, :6], atol=2e-5, rtol=0)
+    # Nor does it matter which texts are scored beside this one.
+    alone = model.token_log_probs(tokens[:1], targets[:1], "langevin", 5)
+    torch.testing.assert_close(alone, before[:1], atol=2e-5, rtol=0)
+    with torch.no_grad():
+        model.terms.logs["lambda_comp"].fill_(-20.0)
+    other = model.token_log_probs(tokens, targets, "langevin", 5)
+    assert not torch.allclose(other, before, atol=1e-3)
+
+
 def objective(model: SplatLM, tokens: Tensor) -> Tensor:
     losses = model.losses(tokens)
     weighted = [weight * losses[name] for name, weight in model.loss_weights.items()]
@@ -238,6 +259,33 @@ def test_random_latents_repeat_with_their_seed(numba_device: KernelDevice, laten
     model.losses(tokens, latent, 3)["token"].backward()
     following = model.next_token_log_probs(tokens, latent, 3)
     torch.testing.assert_close(following.exp().sum(1), torch.ones(2), atol=1e-5, rtol=0)
+
+
+def test_dropout_acts_on_losses_in_training_mode_alone(numba_device: KernelDevice) -> None:
+    model, plain, tokens = build(numba_device, dropout=0.5), build(numba_device), batch()
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+
+    def token(model: SplatLM) -> Tensor:
+        return model.losses(tokens)["token"].detach()
+
+    assert model.training and torch.equal(token(plain), token(plain))
+    assert not torch.equal(token(model), token(model))
+    assert torch.equal(
+        model.token_log_probs(inputs, targets), plain.token_log_probs(inputs, targets)
+    )
+    assert torch.equal(model.features(inputs).h, plain.features(inputs).h)
+    assert torch.equal(token(model.eval()), token(plain))
+
+
+def test_dropout_follows_the_state_of_torch(numba_device: KernelDevice) -> None:
+    model, tokens = build(numba_device, dropout=0.2), batch()
+    torch.manual_seed(5)
+    first = model.losses(tokens)
+    torch.manual_seed(5)
+    again = model.losses(tokens)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    first["token"].backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
 def test_draws_follow_the_splats_as_they_learn(numba_device: KernelDevice) -> None:
