@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ from typing import Any, Literal
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.files import parse_json
 from ebm_wgpu.models.energy_transformer_config import EnergyTransformerConfig
-from ebm_wgpu.models.memory_config import MemoryConfig
+from ebm_wgpu.models.memory_config import MOST_REMEMBERED, MemoryConfig
 from ebm_wgpu.models.nano_ebm_config import NanoEBMConfig
-from ebm_wgpu.models.registry import FAMILIES, family_disagreements
+from ebm_wgpu.models.registry import family_disagreements, idle_options, learns_splats
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.options import Option, option, options_of
 from ebm_wgpu.training.curriculum_config import CurriculumConfig, curriculum_disagreements
@@ -57,7 +58,8 @@ class DataConfig:
     )
     heldout_tokens: int = option(
         0,
-        "tokens at the end of the training text that are kept from training, to fit memories on",
+        "tokens at the end of the training text that are kept from training, to fit memories on; "
+        "at most a quarter of it",
         ge=0,
     )
     eval_context: int = option(512, "tokens of input in an evaluation window", ge=1)
@@ -92,6 +94,13 @@ class ModelConfig:
     n_experts: int = option(4, "experts of the decoder", ge=1)
     n_active: int = option(2, "experts that decode a token", ge=1)
     expert_hidden: int = option(1024, "hidden units of an expert", ge=1)
+    dropout: float = option(
+        0.0,
+        "share dropped in training of the token directions that a context is made of, and of what "
+        "the decoder reads",
+        ge=0,
+        lt=1,
+    )
     splat_init: Literal["spectral", "uniform", "embedding"] = option(
         "spectral",
         "first splat directions: PPMI and SVD of the corpus, uniform, or a pretrained embedding",
@@ -106,9 +115,11 @@ class ModelConfig:
 class EnergyConfig:
     """E(x | c) = E_splats - h.x + lambda_geom E_geom + lambda_comp E_comp - lambda_entropy H[q].
 
-    The lambda_* switch terms into the energy of a latent, where score matching teaches them and
-    Langevin latents feel them. The *_loss shape splats and contexts: they weigh the same terms, as
-    losses of the mean latents that training makes, and leave the energy as it is.
+    The lambda_* switch terms into the energy of latents, where score matching teaches them.
+    Langevin latents feel those of one latent alone, coverage and composition: spread and entropy
+    are of a batch, in which a position of a text would learn of those that come after it. The
+    *_loss shape splats and contexts: they weigh the same terms, as losses of the mean latents that
+    training makes, and leave the energy as it is.
     """
 
     form: Literal["normalized", "published"] = option(
@@ -180,8 +191,8 @@ class TrainConfig:
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
     device: Literal["auto", "wgpu", "vulkan", "numba", "cpu"] = option(
         "auto",
-        "where kernels run: auto takes a hardware adapter if there is one, and numba (cpu) "
-        "otherwise; families without splats use torch on the processor",
+        "where a model computes: auto takes a hardware adapter if there is one, where all of a "
+        "family's tensors live, and the processor (numba, cpu) otherwise",
     )
     steps: int = option(20000, "optimiser steps", ge=1)
     max_minutes: float | None = option(None, "stop after so many minutes (none: never)", gt=0)
@@ -220,6 +231,12 @@ class TrainConfig:
         "weight of the score matching that teaches lambda_geom, lambda_comp and lambda_entropy, "
         "those that are not 0, over splats that it leaves as they are",
         ge=0,
+    )
+    label_smoothing: float = option(
+        0.0,
+        "share of a target that the cross-entropies of training spread over all tokens, such as .1",
+        ge=0,
+        lt=1,
     )
     balance_weight: float = option(0.01, "weight of the expert load-balancing loss", ge=0)
     eval_every: int = option(500, "steps between evaluations", ge=1)
@@ -297,11 +314,17 @@ class Config:
             model.splat_init == "embedding" and model.embedding_path is None,
             "model.splat_init=embedding needs model.embedding_path=FOLDER_OR_FILE",
         )
-        kernels = FAMILIES[model.family].splats and model.context == "hierarchical"
         yield (
-            self.train.precision == "bfloat16" and kernels,
+            self.train.precision == "bfloat16" and learns_splats(self),
             "train.precision=bfloat16 is for families that torch computes and model.family="
             f"{model.family} runs kernels of its own: use train.precision=float32",
+        )
+        memory = self.memory
+        yield (
+            memory.capacity > memory.compared and memory.n_neighbours > MOST_REMEMBERED,
+            f"memory.n_neighbours={memory.n_neighbours} must be <= {MOST_REMEMBERED} for an online "
+            f"memory that searches, memory.capacity={memory.capacity} above "
+            f"memory.compared={memory.compared}: lower one of them, or raise memory.compared",
         )
         yield from family_disagreements(self)
         yield from curriculum_disagreements(self)
@@ -351,8 +374,8 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
             its value reads: `true`, `none`, or `1,2` for a tuple. Later ones win.
 
     Raises:
-        ConfigError: no "=", an unknown key (with near matches), or a value of the wrong type or out
-            of range.
+        ConfigError: no "=", an unknown key (with near matches), a value of the wrong type or out
+            of range, or one other than the default that would change nothing.
     """
     values: dict[str, Any] = {}
     for override in overrides:
@@ -363,7 +386,20 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
         if key not in OPTIONS:
             raise _unknown_key(key)
         values[key] = OPTIONS[key].parse(text)
-    return _replace(config, values).validate()
+    changed = _replace(config, values).validate()
+    _refuse_idle(changed, values)
+    return changed
+
+
+def _refuse_idle(config: Config, values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for the first of the values asked for that has no effect."""
+    defaults = Config()
+    for patterns, why in idle_options(config):
+        for key, value in values.items():
+            option = OPTIONS[key]
+            default = getattr(getattr(defaults, option.section), option.name)
+            if value != default and any(fnmatch.fnmatchcase(key, each) for each in patterns):
+                raise ConfigError(f"{key}={value} has no effect {why}: leave it out")
 
 
 def _replace(config: Config, values: Mapping[str, Any]) -> Config:

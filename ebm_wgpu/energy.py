@@ -15,6 +15,7 @@ All hot loops are kernels that run on the device the energy was made for.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Self, TypedDict, TypeVar
 
 import numpy as np
@@ -36,6 +37,27 @@ FORMS = ("normalized", "published")
 MAX_NEIGHBOURS = 128
 
 
+@dataclass(frozen=True, eq=False)
+class TemperedMixture:
+    """The densities that an energy is the mixture of, see `energy_terms.Mixture`.
+
+    Attributes:
+        mu: (N, d) float32 unit rows.
+        concentration: (N,) float64, natural units, divided by the temperature.
+        log_pi: (N,) float64, log weights up to a constant, nats; of the published form, whose terms
+            are not densities, log alpha_k - (a_k - log Z0(a_k)).
+    """
+
+    mu: Float32Array
+    concentration: Float64Array
+    log_pi: Float64Array
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return int(self.mu.shape[1])
+
+
 class Energy:
     """E(x | c) over the splats of a store, on one device.
 
@@ -44,8 +66,8 @@ class Energy:
     -log sum_k alpha_k exp(alpha_k (x.mu_k - 1)/tau) over the K splats nearest to x.
 
     The temperature divides a_k and h inside the logarithm, and the weights are normalised for it:
-    high temperatures give the uniform density, low ones the splats themselves. It leaves the
-    further terms as they are.
+    high temperatures give the uniform density, low ones the splats themselves. The further terms
+    are over that mixture.
 
     Attributes:
         store: the splats; their arrays are copied to the device when the energy is made.
@@ -56,6 +78,7 @@ class Energy:
         geometry, composition, entropy: the additional terms, if any.
         concentration: (N,) float64, a_k / T in natural units (published: alpha_k / (tau T)).
         log_weight: (N,) float64, log w_k (published: log alpha_k), nats.
+        mixture: the densities that all terms are over.
         arrays: mu (N,d), a (N,) and log_w (N,) float32 on the device, as the kernels take them.
     """
 
@@ -108,6 +131,7 @@ class Energy:
         # log of the mass that a splat has without a tilt.
         log_mass = self.log_weight - self.concentration
         log_mass += log_z0(self.concentration, store.dimension)
+        self.mixture = TemperedMixture(store.mu, self.concentration, log_mass)
         self.arrays = {
             "mu": device.array(store.mu),
             "a": device.array(self.concentration),
@@ -290,7 +314,7 @@ class Energy:
             most = max(term.n_neighbours for term in self._terms)
             near = similarity_topk(self.device, x, self.arrays["mu"], most)[1].numpy()
             for term in self._terms:
-                more = term.value_and_gradient(points, self.store, near[:, : term.n_neighbours])
+                more = term.value_and_gradient(points, self.mixture, near[:, : term.n_neighbours])
                 total, slope = total + more[0], slope + more[1]
             value.write(total)
             gradient.write(slope)

@@ -8,17 +8,48 @@ and the splats nearest to them. `ebm_wgpu.models.energy_ops` has the same terms 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.sphere import proju
-from ebm_wgpu.splats import SplatStore
 from ebm_wgpu.vmf import log_z0
 
+Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
+
+
+class Mixture(Protocol):
+    """The mixture of von Mises-Fisher densities that terms are over, at its temperature.
+
+    A `SplatStore` is one at temperature 1, and `Energy.mixture` that of an energy.
+
+    Attributes:
+        mu: (N, d) unit rows.
+        concentration: (N,), natural units.
+        log_pi: (N,) log weights, nats; a constant added to all changes nothing.
+        dimension: d.
+    """
+
+    @property
+    def mu(self) -> Float32Array:
+        """Directions."""
+
+    @property
+    def concentration(self) -> Float64Array:
+        """Concentrations."""
+
+    @property
+    def log_pi(self) -> Float64Array:
+        """Log weights."""
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the space the directions live in."""
+
 
 CLOSEST = 1e-6
 """Least 1 - x_i.x_j told apart: closer pairs count as this close and do not repel further."""
@@ -56,7 +87,7 @@ class GeometryTerm:
                 raise ConfigError(f"{field} = {getattr(self, field)} of {self.name}: use 0 or more")
 
     def value_and_gradient(
-        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+        self, x: ArrayLike, splats: Mixture, near: NDArray[np.integer]
     ) -> tuple[Float64Array, Float64Array]:
         """The term's share of each row, (B,), and the Riemannian gradient of their sum, (B, d).
 
@@ -64,19 +95,19 @@ class GeometryTerm:
         """
         points = np.asarray(x, np.float64)
         spread, spread_slope = self._spread(points)
-        cover, cover_slope = self._cover(points, store, near)
+        cover, cover_slope = self._cover(points, splats, near)
         value = self.lambda_spread * spread + self.lambda_cover * cover
         slope = self.lambda_spread * spread_slope + self.lambda_cover * cover_slope
         gradient = self.weight * proju(points, slope)
         return self.weight * value, gradient.astype(np.float64)
 
     def parameter_gradients(
-        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+        self, x: ArrayLike, splats: Mixture, near: NDArray[np.integer]
     ) -> dict[str, Float64Array]:
         """Derivatives of the term's energy by the name of each parameter; arguments as above."""
         points = np.asarray(x, np.float64)
         spread = self._spread(points)[0].sum()
-        cosine, kernel = self._kernel(points, store, near)
+        cosine, kernel = self._kernel(points, splats, near)
         lacking = kernel.sum(axis=1) < self.rho_min
         cover = np.sum(np.maximum(self.rho_min - kernel.sum(axis=1), 0))
         paid = self.weight * self.lambda_cover
@@ -90,18 +121,18 @@ class GeometryTerm:
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
     def density(
-        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+        self, x: ArrayLike, splats: Mixture, near: NDArray[np.integer]
     ) -> tuple[Float64Array, Float64Array]:
         """rho(x), (B,), and its Euclidean gradient, (B, d); arguments as `value_and_gradient`."""
-        _, kernel = self._kernel(np.asarray(x, np.float64), store, near)
-        mu = store.mu[near].astype(np.float64)
+        _, kernel = self._kernel(np.asarray(x, np.float64), splats, near)
+        mu = splats.mu[near].astype(np.float64)
         return kernel.sum(axis=1), self.sharpness * np.einsum("bk,bkd->bd", kernel, mu)
 
     def _kernel(
-        self, x: Float64Array, store: SplatStore, near: NDArray[np.integer]
+        self, x: Float64Array, splats: Mixture, near: NDArray[np.integer]
     ) -> tuple[Float64Array, Float64Array]:
         """x.mu_k and exp(sharpness (x.mu_k - 1)) / K of the splats near each row, (B, K) both."""
-        cosine = np.einsum("bkd,bd->bk", store.mu[near].astype(np.float64), x)
+        cosine = np.einsum("bkd,bd->bk", splats.mu[near].astype(np.float64), x)
         return cosine, np.exp(self.sharpness * (cosine - 1)) / near.shape[1]
 
     def _spread(self, x: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -118,9 +149,9 @@ class GeometryTerm:
         return value, force @ x / pairs
 
     def _cover(
-        self, x: Float64Array, store: SplatStore, near: NDArray[np.integer]
+        self, x: Float64Array, splats: Mixture, near: NDArray[np.integer]
     ) -> tuple[Float64Array, Float64Array]:
-        rho, slope = self.density(x, store, near)
+        rho, slope = self.density(x, splats, near)
         lacking = np.maximum(self.rho_min - rho, 0)
         return lacking, np.where(lacking > 0, -1.0, 0.0)[:, None] * slope
 
@@ -129,8 +160,8 @@ class GeometryTerm:
 class CompositionTerm:
     """E_comp = sum over pairs i < j of the K nearest splats of lambda_ij sigmoid(W.[u, v, uv] + b).
 
-    u = x.mu_i and v = x.mu_j, with i < j in the order of the store. The pairs share lambda_comp in
-    proportion to the splats' weights: lambda_ij = alpha_i alpha_j / sum over pairs of the same.
+    u = x.mu_i and v = x.mu_j, with i < j in the order of the splats. The pairs share lambda_comp in
+    proportion to the splats' weights: lambda_ij = pi_i pi_j / sum over pairs of the same.
 
     Attributes:
         weight: lambda_comp, of the whole term.
@@ -155,13 +186,13 @@ class CompositionTerm:
             )
 
     def value_and_gradient(
-        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+        self, x: ArrayLike, splats: Mixture, near: NDArray[np.integer]
     ) -> tuple[Float64Array, Float64Array]:
         """The term at each row, (B,), and its Riemannian gradient, (B, d).
 
         x: (B, d) unit rows. near: (B, K) indices of the splats nearest to each.
         """
-        mu, cosine, share, gate, first, second = self._pairs(x, store, near)
+        mu, cosine, share, gate, first, second = self._pairs(x, splats, near)
         u, v = cosine[:, first], cosine[:, second]
         of_u, of_v, of_both = self.coefficients
         slope = self.weight * share * gate * (1 - gate)
@@ -172,10 +203,10 @@ class CompositionTerm:
         return self.weight * np.sum(share * gate, axis=1), gradient.astype(np.float64)
 
     def parameter_gradients(
-        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+        self, x: ArrayLike, splats: Mixture, near: NDArray[np.integer]
     ) -> dict[str, Float64Array]:
         """Derivatives of the term's energy, summed over rows, by the name of each parameter."""
-        _, cosine, share, gate, first, second = self._pairs(x, store, near)
+        _, cosine, share, gate, first, second = self._pairs(x, splats, near)
         u, v = cosine[:, first], cosine[:, second]
         slope = self.weight * share * gate * (1 - gate)
         return {
@@ -185,18 +216,16 @@ class CompositionTerm:
         }
 
     def _pairs(
-        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+        self, x: ArrayLike, splats: Mixture, near: NDArray[np.integer]
     ) -> tuple[
         Float64Array, Float64Array, Float64Array, Float64Array, NDArray[np.intp], NDArray[np.intp]
     ]:
         """mu and cosines of the splats near each row, share and gate of each pair, its members."""
         points = np.asarray(x, np.float64)
         near = np.sort(near, axis=1)
-        mu = store.mu[near].astype(np.float64)
-        alpha = store.alpha[near].astype(np.float64)
+        mu = splats.mu[near].astype(np.float64)
         first, second = np.triu_indices(near.shape[1], 1)
-        share = alpha[:, first] * alpha[:, second]
-        share /= share.sum(axis=1, keepdims=True)
+        share = softmax(splats.log_pi[near][:, first] + splats.log_pi[near][:, second], axis=1)
         cosine = np.einsum("bkd,bd->bk", mu, points)
         u, v = cosine[:, first], cosine[:, second]
         of_u, of_v, of_both = self.coefficients
@@ -208,9 +237,10 @@ class CompositionTerm:
 class EntropyTerm:
     """-lambda_entropy H[q] = lambda_entropy sum_k q_k log q_k, q_k = mean over rows of p(k | x_i).
 
-    p(k | x_i) is the share of splat k in the density at x_i among the K splats nearest to it. The
-    term is low where a batch makes use of many splats evenly, and zero where all rows sit on one.
-    A row's value is its part sum_k p(k | x_i) log q_k / B of the sum.
+    p(k | x_i) is the share of splat k in the density at x_i among the K splats nearest to it, of
+    the mixture at its temperature, which is the model there. The term is low where a batch makes
+    use of many splats evenly, and zero where all rows sit on one. A row's value is its part
+    sum_k p(k | x_i) log q_k / B of the sum.
 
     Attributes:
         weight: lambda_entropy.
@@ -227,37 +257,36 @@ class EntropyTerm:
             raise ConfigError(f"weight = {self.weight} of {self.name}: use 0 or more")
 
     def value_and_gradient(
-        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+        self, x: ArrayLike, splats: Mixture, near: NDArray[np.integer]
     ) -> tuple[Float64Array, Float64Array]:
         """The term's share of each row, (B,), and the Riemannian gradient of their sum, (B, d).
 
         x: (B, d) unit rows. near: (B, K) indices of the splats nearest to each.
         """
         points = np.asarray(x, np.float64)
-        p, level = self._usage(points, store, near)
+        p, level = self._usage(points, splats, near)
         value = np.sum(p * level, axis=1, keepdims=True)
         # dp_k/dx = p_k (a_k mu_k - sum_j p_j a_j mu_j); the 1 of d(q log q) cancels in the sum.
-        pull = self.weight / len(points) * p * (level - value) * store.concentration[near]
-        slope = np.einsum("bk,bkd->bd", pull, store.mu[near].astype(np.float64))
+        pull = self.weight / len(points) * p * (level - value) * splats.concentration[near]
+        slope = np.einsum("bk,bkd->bd", pull, splats.mu[near].astype(np.float64))
         gradient = proju(points, slope)
         return self.weight / len(points) * value[:, 0], gradient.astype(np.float64)
 
     def parameter_gradients(
-        self, x: ArrayLike, store: SplatStore, near: NDArray[np.integer]
+        self, x: ArrayLike, splats: Mixture, near: NDArray[np.integer]
     ) -> dict[str, Float64Array]:
         """The derivative of the term's energy by its weight: -H[q]; arguments as above."""
-        p, level = self._usage(np.asarray(x, np.float64), store, near)
+        p, level = self._usage(np.asarray(x, np.float64), splats, near)
         return {"weight": np.asarray(np.sum(p * level) / len(p))}
 
     def _usage(
-        self, x: Float64Array, store: SplatStore, near: NDArray[np.integer]
+        self, x: Float64Array, splats: Mixture, near: NDArray[np.integer]
     ) -> tuple[Float64Array, Float64Array]:
         """p(k | x_i) and log q_k of the splats near each row, (B, K) both."""
-        a = store.concentration[near]
-        cosine = np.einsum("bkd,bd->bk", store.mu[near].astype(np.float64), x)
-        logs = store.log_pi[near] + a * cosine - log_z0(a, store.dimension)
-        p = np.exp(logs - logs.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
+        a = splats.concentration[near]
+        cosine = np.einsum("bkd,bd->bk", splats.mu[near].astype(np.float64), x)
+        logs = splats.log_pi[near] + a * cosine - log_z0(a, splats.dimension)
+        p = softmax(logs, axis=1)
         used, place = np.unique(near, return_inverse=True)
         q = np.bincount(place.ravel(), p.ravel(), len(used)) / len(x)
         # Splats of a share that underflows have no part in the sum.

@@ -21,6 +21,7 @@ from ebm_wgpu.splats.search import make_search
 from ebm_wgpu.text.corpora import load_corpus
 from ebm_wgpu.text.datasets import TokenStream, evaluation_batches
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
+from ebm_wgpu.training.placement import host_reading
 from ebm_wgpu.training.run_data import RunData
 
 _BLOCK = 256
@@ -107,7 +108,9 @@ def memory_text(config: Config, tokenizer: TextTokenizer, split: str) -> TokenSt
     """
     data = config.data
     if data.heldout_tokens:
-        return RunData.load(config, tokenizer).heldout
+        heldout = RunData.load(config, tokenizer).heldout
+        if len(heldout):
+            return heldout
     if split != "test":
         return None
     text = load_corpus(data.dataset, "valid", data.data_dir, data.valid_path)
@@ -233,6 +236,27 @@ def evaluate_online(
     )
 
 
+def score_online(
+    model: Reader,
+    heldout: TokenStream,
+    stream: TokenStream,
+    config: Config,
+    *,
+    start_id: int,
+    capacity: int,
+    n_bytes: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> OnlineReport:
+    """`evaluate_online` on `stream` with the settings that `fit_online` chooses on `heldout`.
+
+    Arguments and errors as theirs.
+    """
+    settings = fit_online(model, heldout, config, start_id=start_id, capacity=capacity)
+    return evaluate_online(
+        model, stream, config, settings, start_id=start_id, n_bytes=n_bytes, on_batch=on_batch
+    )
+
+
 @torch.no_grad()
 def online_log_probs(
     model: Reader, stream: TokenStream, config: Config, settings: OnlineSettings, *, start_id: int
@@ -252,7 +276,7 @@ def _parts(model: Reader, stream: TokenStream, config: Config, start_id: int) ->
     for window in evaluation_batches(stream, data.eval_context, data.eval_stride, batch, start_id):
         tokens = torch.from_numpy(window.tokens).long()
         scored = torch.from_numpy(window.scored)
-        reading = model.read(tokens[:, :-1], tokens[:, 1:], scored)
+        reading = host_reading(model, tokens[:, :-1], tokens[:, 1:], scored)
         found = (
             reading.log_p,
             tokens[:, 1:],

@@ -13,7 +13,7 @@ from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
 from ebm_wgpu.evaluation_composition import CompositionReport, evaluate_composition
 from ebm_wgpu.evaluation_energy import EnergyContrast, evaluate_energy
 from ebm_wgpu.evaluation_latents import CoverageReport, evaluate_coverage
-from ebm_wgpu.evaluation_online import OnlineReport, evaluate_online, fit_online
+from ebm_wgpu.evaluation_online import OnlineReport, score_online
 from ebm_wgpu.evaluation_readers import reader_of
 from ebm_wgpu.evaluation_text import GenerationReport, evaluate_generation
 from ebm_wgpu.files import finite_numbers
@@ -169,8 +169,9 @@ def evaluate_parts(
         DataError: the text is too short for a part.
     """
     check_parts(parts)
+    chosen = {"train.token_latent": settings.latent, "memory.capacity": settings.capacity}
     config = apply_overrides(
-        run.config, [] if settings.latent is None else [f"train.token_latent={settings.latent}"]
+        run.config, [f"{key}={value}" for key, value in chosen.items() if value is not None]
     )
     text, text_bytes = _prefix(run, stream, n_bytes, settings.n_tokens)
     work = _Work(run, config, stream, n_bytes, text, text_bytes, settings, on_progress, fit_on)
@@ -195,7 +196,7 @@ class _Work:
     """What parts are measured of.
 
     Attributes:
-        run, config: the run, and its configuration with the latent chosen.
+        run, config: the run, and its configuration with the latent and the capacity chosen.
         stream, n_bytes: the whole text.
         text, text_bytes: what of it is scored.
         settings, on_progress, fit_on: as for `evaluate_parts`.
@@ -307,15 +308,13 @@ def _online(work: _Work) -> dict[str, Any]:
             "data.heldout_tokens=32768"
         )
     work.on_progress("online, fitting the memory", 0, 0)
-    start_id = run.tokenizer.start_id
-    capacity = work.settings.capacity or run.config.memory.capacity
-    memory = fit_online(reader, work.fit_on, run.config, start_id=start_id, capacity=capacity)
-    report = evaluate_online(
+    report = score_online(
         reader,
+        work.fit_on,
         text,
-        run.config,
-        memory,
-        start_id=start_id,
+        work.config,
+        start_id=run.tokenizer.start_id,
+        capacity=work.config.memory.capacity,
         n_bytes=work.text_bytes,
         on_batch=lambda scored: work.on_progress("online", scored, len(text)),
     )

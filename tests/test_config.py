@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebm_wgpu.config import OPTIONS, Config, TrainConfig, apply_overrides
+from ebm_wgpu.config import OPTIONS, Config, ModelConfig, TrainConfig, apply_overrides
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.models.memory_config import MOST_REMEMBERED
 from ebm_wgpu.models.registry import FAMILIES
 from ebm_wgpu.presets import preset
+from ebm_wgpu.splats.search import MAX_KERNEL_NEIGHBOURS
 from ebm_wgpu.text.tokenizers import TOKENIZERS
 
 
@@ -47,6 +49,64 @@ def test_what_a_family_does_not_go_with_is_one_line(overrides, message):
     with pytest.raises(ConfigError, match=message) as caught:
         apply_overrides(Config(), overrides)
     assert "\n" not in str(caught.value)
+
+
+NO_EFFECT = {
+    "model.context=transformer": (
+        "model.splat_init=uniform", "model.embedding_path=gpt2", "model.n_experts=2",
+        "model.n_active=1", "model.expert_hidden=64", "model.context_mixing=fixed",
+        "model.context_scale_init=8", "model.recent_window=3", "model.decay_window=3",
+        "model.attention_window=3", "model.dropout=0.1", "energy.temperature=2",
+        "energy.form=published", "energy.tau=1", "energy.term_neighbours=4",
+        "train.splat_decay=0.1", "train.latent_weight=0", "train.dsm_levels=2",
+        "train.terms_weight=1", "train.balance_weight=0",
+    ),
+    "model.context=hierarchical": (
+        "memory.states=5", "memory.buffer=5", "memory.merge_cosine=0.5", "memory.weight_decay=0",
+        "model.embedding_path=gpt2",
+    ),
+    **{
+        f"model.family={family}": (
+            "train.lr_splats=0.1", "train.latent_weight=0", "train.balance_weight=0",
+            "memory.merge_cosine=0.5",
+        )
+        for family in FAMILIES if family != "splat"
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", NO_EFFECT)
+def test_an_option_that_would_change_nothing_is_refused(choice):
+    for override in NO_EFFECT[choice]:
+        with pytest.raises(ConfigError, match=r"has no effect with model\.") as caught:
+            apply_overrides(Config(), [override, choice])
+        assert str(caught.value).startswith(override.partition("=")[0])
+        assert str(caught.value).endswith("leave it out") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("choice", ["model.context=transformer", "model.family=transformer"])
+def test_what_a_preset_holds_or_is_the_default_may_change_nothing(choice):
+    nano = preset("nano")
+    assert nano.model.expert_hidden != ModelConfig().expert_hidden
+    same = ["train.latent_weight=1", "memory.merge_cosine=0.9"]
+    assert apply_overrides(nano, [choice, *same]) == apply_overrides(nano, [choice])
+
+
+def test_the_width_of_splats_of_states_is_that_of_the_states():
+    shape = ["model.context=transformer", "transformer.dim=96"]
+    assert apply_overrides(Config(), [*shape, "model.dim=96"]).model.dim == 96
+    with pytest.raises(ConfigError, match=r"model\.dim=64 has no effect .* transformer\.dim=96"):
+        apply_overrides(Config(), [*shape, "model.dim=64"])
+
+
+def test_an_online_memory_that_searches_has_at_most_as_many_neighbours_as_it_can_fetch():
+    assert MAX_KERNEL_NEIGHBOURS == 2 * MOST_REMEMBERED
+    many = "memory.n_neighbours=65"
+    apply_overrides(Config(), [many])
+    apply_overrides(Config(), [many, "memory.capacity=20000", "memory.compared=20000"])
+    apply_overrides(Config(), ["memory.n_neighbours=64", "memory.capacity=20000"])
+    with pytest.raises(ConfigError, match=r"n_neighbours=65 must be <= 64 .*capacity=20000 above"):
+        apply_overrides(Config(), [many, "memory.capacity=20000"])
 
 
 def test_a_family_does_not_mind_the_sections_of_others():

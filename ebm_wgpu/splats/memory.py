@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.splats.search import MAX_KERNEL_NEIGHBOURS, NeighbourSearch, check_rows
-from ebm_wgpu.splats.store import SplatStore
 
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
@@ -115,15 +114,6 @@ class OnlineMemory:
         self._mu, self._sids = all_mu[-self.capacity :], all_sids[-self.capacity :]
         self._remember(rows)
         return found
-
-    def to_store(self, kappa: float = 1.0) -> SplatStore:
-        """The splats it holds, oldest first, with the age of each; kappa: their concentration.
-
-        Raises:
-            StoreError: it holds none.
-        """
-        age = np.arange(len(self), 0, -1)
-        return SplatStore.from_directions(self._mu, kappa=kappa, sid=self._sids, age=age)
 
     def _seen(
         self, cosines: Float32Array, at: Int64Array, held: int, sids: Int64Array

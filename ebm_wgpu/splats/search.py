@@ -4,8 +4,8 @@ All back ends return similarities in descending order, ties by the lower index. 
 runs the `similarity_topk` kernel on a device; `FaissSearch` runs on the CPU, exactly ("flat") or
 approximately ("ivf", "hnsw"); `ebm_wgpu.splats.hrm2` holds a two-level index on a device ("hrm2"),
 `ebm_wgpu.splats.search_auto` the choice between that and brute force ("auto").
-`dropped_mass_bound` says what a truncation to K neighbours costs; `ebm_wgpu.splats.search_quality`
-measures what an approximate search loses.
+`ebm_wgpu.splats.search_quality` measures what truncation to K neighbours and an approximate search
+lose.
 """
 
 import importlib
@@ -17,14 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.splats.store import SplatStore
-from ebm_wgpu.vmf import inverse_mean_cosine, log_z0
 
 if TYPE_CHECKING:
     from ebm_wgpu.kernels import DeviceArray, KernelDevice
 
 Float32Array = NDArray[np.float32]
-Float64Array = NDArray[np.float64]
 
 MAX_KERNEL_NEIGHBOURS = 128
 
@@ -196,30 +193,6 @@ def make_search(
     if back_end.on_device and device is None:
         raise ConfigError(f"search {kind!r} runs on a device: pass one from kernels.open_device")
     return back_end.make(device, options)
-
-
-def dropped_mass_bound(result: SearchResult, store: SplatStore) -> Float64Array:
-    """An upper bound on the share of p(x) that is lost by keeping the K nearest splats of x.
-
-    With c the cosine of the K-th, no dropped splat is nearer, so together they hold at most
-    (1 - sum_list pi_k) max over a in [a_min, a_max] of exp(a c - log Z0(a)); the maximum is at
-    A(a) = c, clipped. The list holds sum_list pi_k exp(a_k x.mu_k - log Z0(a_k)). A context tilts
-    both alike, so the bound holds for any. It is a bound for exact searches only.
-
-    result: of a search for the points x among the store's directions. Returns (B,) in [0, 1].
-    """
-    a, log_pi = store.concentration, store.log_pi
-    log_normalised = log_pi - log_z0(a, store.dimension)
-    cosines = result.similarities.astype(np.float64)
-    kept = np.logaddexp.reduce(log_normalised[result.indices] + a[result.indices] * cosines, axis=1)
-    last = cosines[:, -1]
-    sharpest = inverse_mean_cosine(np.clip(last, 0, 1 - 1e-12), store.dimension)
-    worst = np.clip(sharpest, a.min(), a.max())
-    complete = result.indices.shape[1] == len(store)
-    remaining = 0.0 if complete else 1 - np.exp(log_pi)[result.indices].sum(axis=1)
-    with np.errstate(divide="ignore"):
-        dropped = np.log(remaining) + worst * last - log_z0(worst, store.dimension)
-    return np.asarray(np.exp(dropped - np.logaddexp(dropped, kept)))
 
 
 class _FaissOptions(NamedTuple):

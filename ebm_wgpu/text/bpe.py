@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -126,11 +125,6 @@ class BpeTokenizer(TextTokenizer):
 
     def _decode(self, ids: npt.NDArray[np.int64]) -> str:
         return str(self._inner.decode(ids.tolist(), skip_special_tokens=False))
-
-    def export(self, folder: str | Path) -> None:
-        """Write `vocab.json` and `merges.txt` to `folder`, as transformers and GPT-2 read them."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._inner.model.save(str(folder))
 
 
 class Gpt2Tokenizer(BpeTokenizer):

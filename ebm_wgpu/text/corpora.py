@@ -6,13 +6,20 @@ The unit of word-level perplexity is fixed here too, see `word_count`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from ebm_wgpu.errors import DataError
 from ebm_wgpu.text.embedded import read_embedded
-from ebm_wgpu.text.folders import SPLIT_ALIASES, corpus_from_folder, read_text
+from ebm_wgpu.text.folders import (
+    SPLIT_ALIASES,
+    Text,
+    corpus_from_folder,
+    text_file,
+    whole_text,
+)
 from ebm_wgpu.text.hub import wikitext_103_from_hub
 
 SPLITS = tuple(SPLIT_ALIASES)
@@ -40,26 +47,71 @@ def split_text(text: str, valid_share: float = VALID_SHARE) -> tuple[str, str]:
     Raises:
         DataError: one of the sides would hold no word.
     """
-    n_lines = text.count("\n") + (not text.endswith("\n"))
+    cut = _place_to_cut(whole_text(text), valid_share)
+    return text[:cut], text[cut:]
+
+
+def _place_to_cut(text: Text, valid_share: float) -> int:
+    """Characters before the cut of `split_text`.
+
+    Raises:
+        DataError: one of the sides would hold no word.
+    """
+    length, newlines, last = 0, 0, ""
+    for piece in text():
+        length, newlines, last = length + len(piece), newlines + piece.count("\n"), piece or last
+    n_lines = newlines + (not last.endswith("\n"))
     if n_lines >= _FEWEST_LINES_TO_CUT_BETWEEN:
-        newline = len(text) - text.endswith("\n")
-        for _ in range(max(1, round(n_lines * valid_share))):
-            newline = text.rfind("\n", 0, newline)
-        cut = newline + 1
+        cut = _line_start(text, n_lines - max(1, round(n_lines * valid_share)))
     else:
-        cut = int(len(text) * (1.0 - valid_share))
-        while cut < len(text) and not text[cut].isspace():
-            cut += 1
-    train, valid = text[:cut], text[cut:]
-    if not train.strip() or not valid.strip():
-        raise DataError(
-            f"a text of {len(text)} characters on {n_lines} lines is too short to cut into "
-            "training and validation: give a longer one, or data.valid_path=PATH"
-        )
-    return train, valid
+        cut = _whitespace(text, int(length * (1.0 - valid_share)), length)
+    for start, stop in ((0, cut), (cut, length)):
+        if not any(piece.strip() for piece in _part(text, start, stop)):
+            raise DataError(
+                f"a text of {length} characters on {n_lines} lines is too short to cut into "
+                "training and validation: give a longer one, or data.valid_path=PATH"
+            )
+    return cut
 
 
-def _wikitext_2(split: str, data_dir: Path | None) -> str:
+def _line_start(text: Text, line: int) -> int:
+    """Characters before line number `line`, counted from 0."""
+    place, before = 0, 0
+    for piece in text():
+        found = piece.count("\n")
+        if before + found >= line:
+            end = 0
+            for _ in range(line - before):
+                end = piece.index("\n", end) + 1
+            return place + end
+        place, before = place + len(piece), before + found
+    return place
+
+
+def _whitespace(text: Text, start: int, length: int) -> int:
+    """The place of the first whitespace from `start` on, or the end."""
+    place = start
+    for piece in _part(text, start, length):
+        rest = len(piece) - next((i for i, c in enumerate(piece) if c.isspace()), len(piece))
+        place += len(piece) - rest
+        if rest:
+            break
+    return place
+
+
+def _part(text: Text, start: int, stop: int | None) -> Iterator[str]:
+    """The pieces of characters `start` to `stop`, or to the end."""
+    place = 0
+    for piece in text():
+        if stop is not None and place >= stop:
+            break
+        end = None if stop is None else stop - place
+        if part := piece[max(start - place, 0) : end]:
+            yield part
+        place += len(piece)
+
+
+def _wikitext_2(split: str, data_dir: Path | None) -> Text:
     if data_dir is not None:
         return corpus_from_folder(data_dir, split)
     if split == "test":
@@ -67,30 +119,71 @@ def _wikitext_2(split: str, data_dir: Path | None) -> str:
             "the test text of WikiText-2 is not embedded: give a folder with wiki.test.tokens "
             "with data.data_dir=FOLDER"
         )
-    return read_embedded(f"wikitext-2.{split}.txt").decode("utf-8")
+    return whole_text(read_embedded(f"wikitext-2.{split}.txt").decode("utf-8"))
 
 
-def _wikitext_103(split: str, data_dir: Path | None) -> str:
+def _wikitext_103(split: str, data_dir: Path | None) -> Text:
     if data_dir is not None:
         return corpus_from_folder(data_dir, split)
-    return wikitext_103_from_hub(split)
+    return whole_text(wikitext_103_from_hub(split))
 
 
-def _shakespeare(split: str, data_dir: Path | None) -> str:
+def _shakespeare(split: str, data_dir: Path | None) -> Text:
     if data_dir is not None:
         return corpus_from_folder(data_dir, split)
     text = read_embedded("tinyshakespeare.txt").decode("utf-8")
     cut = int(len(text) * SHAKESPEARE_TRAIN_SHARE)
-    return _of_split({"train": text[:cut], "valid": text[cut:]}, split, "shakespeare")
+    parts = {"train": whole_text(text[:cut]), "valid": whole_text(text[cut:])}
+    return _of_split(parts, split, "shakespeare")
 
 
-CORPORA: Mapping[str, Callable[[str, Path | None], str]] = MappingProxyType(
+CORPORA: Mapping[str, Callable[[str, Path | None], Text]] = MappingProxyType(
     {
         "wikitext-2": _wikitext_2,
         "wikitext-103": _wikitext_103,
         "shakespeare": _shakespeare,
     }
 )
+
+
+def open_corpus(
+    name_or_path: str | Path,
+    split: str = "train",
+    data_dir: str | Path | None = None,
+    valid_path: str | Path | None = None,
+) -> Text:
+    """One split of a corpus, to be read in pieces: text files are never held as a whole.
+
+    Arguments and errors as for `load_corpus`; damage in the middle of a file is found when that is
+    read.
+    """
+    if split not in SPLIT_ALIASES:
+        raise DataError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    if valid_path is not None and split == "valid":
+        return text_file(Path(valid_path).expanduser())
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    name = str(name_or_path)
+    if name in CORPORA:
+        return CORPORA[name](split, folder)
+    path = (folder or Path()) / Path(name_or_path).expanduser()
+    if path.is_dir():
+        return corpus_from_folder(path, split)
+    if not path.exists():
+        near = difflib.get_close_matches(name, CORPORA, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise DataError(
+            f"no corpus or file {name!r}{hint}: give one of {', '.join(CORPORA)} or the path of a "
+            "UTF-8 text file"
+        )
+    text = text_file(path)
+    if valid_path is not None:
+        return _of_split({"train": text}, split, name)
+    try:
+        cut = _place_to_cut(text, VALID_SHARE)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    parts = {"train": partial(_part, text, 0, cut), "valid": partial(_part, text, cut, None)}
+    return _of_split(parts, split, name)
 
 
 def load_corpus(
@@ -112,35 +205,10 @@ def load_corpus(
     Raises:
         DataError: unknown name or split; a file that is missing, empty, binary or too short.
     """
-    if split not in SPLIT_ALIASES:
-        raise DataError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
-    if valid_path is not None and split == "valid":
-        return read_text(Path(valid_path).expanduser())
-    folder = None if data_dir is None else Path(data_dir).expanduser()
-    name = str(name_or_path)
-    if name in CORPORA:
-        return CORPORA[name](split, folder)
-    path = (folder or Path()) / Path(name_or_path).expanduser()
-    if path.is_dir():
-        return corpus_from_folder(path, split)
-    if not path.exists():
-        near = difflib.get_close_matches(name, CORPORA, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise DataError(
-            f"no corpus or file {name!r}{hint}: give one of {', '.join(CORPORA)} or the path of a "
-            "UTF-8 text file"
-        )
-    text = read_text(path)
-    if valid_path is not None:
-        return _of_split({"train": text}, split, name)
-    try:
-        train, valid = split_text(text)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    return _of_split({"train": train, "valid": valid}, split, name)
+    return "".join(open_corpus(name_or_path, split, data_dir, valid_path)())
 
 
-def _of_split(texts: Mapping[str, str], split: str, name: str) -> str:
+def _of_split(texts: Mapping[str, Text], split: str, name: str) -> Text:
     if split not in texts:
         raise DataError(
             f"{name} has no {split} split, only {', '.join(texts)}: give a folder that holds "

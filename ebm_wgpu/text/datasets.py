@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -53,6 +54,29 @@ class TokenStream:
             DataError: `text` is not valid Unicode.
         """
         return cls(tokenizer.encode(text), tokenizer.vocab_size, word_count(text), name)
+
+    @classmethod
+    def from_pieces(
+        cls, pieces: Iterable[str], tokenizer: TextTokenizer, name: str = "text"
+    ) -> tuple[Self, int]:
+        """Encode a text that comes in pieces, cut where no token and no word can span the cut.
+
+        Memory is that of the tokens and of a piece.
+
+        Returns:
+            The stream, and the bytes of the text in UTF-8.
+
+        Raises:
+            DataError: a piece is not valid Unicode.
+        """
+        ids = array("i")
+        n_words = n_bytes = 0
+        for piece in pieces:
+            ids.frombytes(tokenizer.encode(piece).tobytes())
+            n_words += word_count(piece)
+            n_bytes += len(piece.encode())
+        tokens = np.frombuffer(ids, np.int32) if ids else np.zeros(0, np.int32)
+        return cls(tokens, tokenizer.vocab_size, n_words, name), n_bytes
 
     def __len__(self) -> int:
         return int(self.tokens.size)

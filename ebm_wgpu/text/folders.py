@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ebm_wgpu.errors import DataError
+from ebm_wgpu.text.streaming import read_pieces
+
+Text = Callable[[], Iterator[str]]
+"""A text that can be read any number of times: each call gives its pieces, from the beginning."""
 
 SPLIT_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
@@ -15,30 +20,26 @@ SPLIT_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The splits of a corpus, each with the names files and data sets use for it."""
 
 
-def read_text(path: Path) -> str:
-    """The text of the UTF-8 file at `path`, without byte order mark, line ends as newlines.
+def text_file(path: Path) -> Text:
+    """The UTF-8 file at `path`, without byte order mark, line ends as newlines.
+
+    Damage beyond the first text in it is found when that is read.
 
     Raises:
         DataError: the file is missing, unreadable, empty, or binary (it names the byte offset).
     """
-    try:
-        data = path.read_bytes()
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder: give the path of a text file") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    if (offset := data.find(b"\0")) >= 0:
-        raise DataError(f"{path} is binary: NUL at byte offset {offset}; give a UTF-8 text file")
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: invalid byte 0x{data[error.start]:02x} at byte offset "
-            f"{error.start}; convert it to UTF-8"
-        ) from error
-    if not text.strip():
+    if not any(piece.strip() for piece in read_pieces(path)):
         raise DataError(f"{path} is empty: give a file that holds text")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return partial(read_pieces, path)
+
+
+def read_text(path: Path) -> str:
+    """All of `text_file` at once.
+
+    Raises:
+        DataError: as `text_file`.
+    """
+    return "".join(text_file(path)())
 
 
 def join_rows(rows: Iterable[str]) -> str:
@@ -57,7 +58,7 @@ def join_rows(rows: Iterable[str]) -> str:
     return "".join(lines)
 
 
-def corpus_from_folder(folder: Path, split: str) -> str:
+def corpus_from_folder(folder: Path, split: str) -> Text:
     """The text of `split` ("train", "valid" or "test") from a local folder.
 
     Looked for, in this order: `wiki.<split>.tokens`, `wiki.<split>.raw`, `<split>.txt`,
@@ -74,8 +75,6 @@ def corpus_from_folder(folder: Path, split: str) -> str:
         for alias in SPLIT_ALIASES[split]:
             text = reader(folder, alias)
             if text is not None:
-                if not text.strip():
-                    raise DataError(f"the {split} split in {folder} is empty")
                 return text
     raise DataError(
         f"no {split} split in {folder}: expected wiki.{split}.tokens, {split}.txt, "
@@ -83,7 +82,12 @@ def corpus_from_folder(folder: Path, split: str) -> str:
     )
 
 
-def _from_text_files(folder: Path, split: str) -> str | None:
+def whole_text(text: str) -> Text:
+    """A text that is in memory."""
+    return lambda: iter((text,))
+
+
+def _from_text_files(folder: Path, split: str) -> Text | None:
     for pattern in (f"wiki.{split}.tokens", f"wiki.{split}.raw", f"{split}.txt", f"*.{split}.txt"):
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
@@ -91,11 +95,11 @@ def _from_text_files(folder: Path, split: str) -> str | None:
                 f"{folder} holds {len(found)} files {pattern}: keep one, or name it {split}.txt"
             )
         if found:
-            return read_text(found[0])
+            return text_file(found[0])
     return None
 
 
-def _from_parquet(folder: Path, split: str) -> str | None:
+def _from_parquet(folder: Path, split: str) -> Text | None:
     patterns = (f"{split}.parquet", f"{split}-*.parquet")
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not found:
@@ -117,10 +121,10 @@ def _from_parquet(folder: Path, split: str) -> str | None:
                 f"{path} is not a Parquet file with a column 'text' ({_first_line(error)})"
             ) from error
         rows += column.to_pylist()
-    return join_rows(rows)
+    return _from_rows(rows, folder, split)
 
 
-def _from_saved_dataset(folder: Path, split: str) -> str | None:
+def _from_saved_dataset(folder: Path, split: str) -> Text | None:
     if not any((folder / name).exists() for name in ("dataset_dict.json", "state.json")):
         return None
     import datasets
@@ -133,11 +137,18 @@ def _from_saved_dataset(folder: Path, split: str) -> str | None:
             data = data[split]
         elif str(data.split) != split:
             return None
-        return join_rows(data["text"])
+        return _from_rows(data["text"], folder, split)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder} is not a saved data set with a column 'text' ({_first_line(error)})"
         ) from error
+
+
+def _from_rows(rows: Iterable[str], folder: Path, split: str) -> Text:
+    text = join_rows(rows)
+    if not text.strip():
+        raise DataError(f"the {split} split in {folder} is empty")
+    return whole_text(text)
 
 
 def _first_line(error: BaseException) -> str:
@@ -145,7 +156,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-_READERS: tuple[Callable[[Path, str], str | None], ...] = (
+_READERS: tuple[Callable[[Path, str], Text | None], ...] = (
     _from_text_files,
     _from_parquet,
     _from_saved_dataset,

@@ -161,7 +161,7 @@ def read_lines(
             encoding (it names the byte offset), or has an uncut line of 2^28 characters.
     """
     rest = ""
-    for text in _decoded(path, decoding or Decoding(), on_bytes):
+    for text in read_pieces(path, decoding, on_bytes):
         *lines, rest = (rest + text).split("\n")
         for line in lines:
             if longest is None or len(line) < longest:
@@ -180,11 +180,33 @@ def read_lines(
         yield rest + "\n"
 
 
-def _decoded(path: Path, decoding: Decoding, on_bytes: OnBytes | None) -> Iterator[str]:
+def read_pieces(
+    path: Path, decoding: Decoding | None = None, on_bytes: OnBytes | None = None
+) -> Iterator[str]:
+    """The text of a file, in pieces of any length, cut anywhere but within a character.
+
+    Files ending in .gz, .bz2 or .xz are decompressed. A byte order mark is dropped, and CR and CR
+    LF become newlines; otherwise the pieces joined are the text.
+
+    Args:
+        path: the file.
+        decoding: of its bytes; strict UTF-8 unless given.
+        on_bytes: is told of the bytes read, for progress.
+
+    Raises:
+        DataError: as for `read_lines`.
+    """
+    decoding = decoding or Decoding()
+    bytewise = codecs.lookup(decoding.encoding).name == "utf-8"
     decoder = decoding.decoder()
     newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
     read, first = 0, True
     for data in _chunks(path, on_bytes):
+        if bytewise and (offset := data.find(b"\0")) >= 0:
+            raise DataError(
+                f"{path} is binary: NUL at byte offset {read + offset}; give a text file, or its "
+                "encoding"
+            )
         pending = len(decoder.getstate()[0])
         try:
             text = newlines.decode(data, final=not data)
@@ -193,7 +215,7 @@ def _decoded(path: Path, decoding: Decoding, on_bytes: OnBytes | None) -> Iterat
             bad = getattr(error, "object", b"")[getattr(error, "start", 0) :][:1].hex() or "?"
             raise DataError(
                 f"{path} is not {decoding.encoding.upper()}: invalid byte 0x{bad} at byte offset "
-                f"{place}; convert it, or give its encoding"
+                f"{place}; convert it to UTF-8, or give its encoding"
             ) from error
         read += len(data)
         if "\0" in text:

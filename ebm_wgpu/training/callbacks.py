@@ -25,7 +25,8 @@ class StartEvent:
         parameters: number of trainable numbers.
         train_tokens, valid_tokens: tokens of the two texts.
         device: one line about where kernels run.
-        changes: which options have another value than at the checkpoint the run goes on from.
+        changes: what is otherwise than at the checkpoint the run goes on from: options that have
+            another value, and stored splats that were left out.
     """
 
     step: int

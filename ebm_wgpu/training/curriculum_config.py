@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ebm_wgpu.models.registry import learns_splats
 from ebm_wgpu.options import option
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def curriculum_disagreements(config: Config) -> Iterator[tuple[bool, str]]:
         f"energy.temperature={energy.temperature:g}",
     )
     yield (
-        model.family != "splat" or model.context != "hierarchical",
+        not learns_splats(config),
         f"curriculum.splats must be none for model.family={model.family} with "
         f"model.context={model.context}: its splats do not learn",
     )
@@ -71,6 +72,7 @@ def curriculum_disagreements(config: Config) -> Iterator[tuple[bool, str]]:
     for key, size in (
         ("energy.n_neighbours", energy.n_neighbours),
         ("sampler.list_size", config.sampler.list_size),
+        ("energy.term_neighbours", energy.term_neighbours),
     ):
         yield size > splats[0], f"{key}={size} must be <= {splats[0]}, the first curriculum.splats"
 

@@ -30,5 +30,5 @@ class GrownRows:
 
 
 def is_splat_parameter(parameter: nn.Parameter) -> bool:
-    """Whether a parameter has a row a splat."""
-    return bool(getattr(parameter, "spherical", False) or getattr(parameter, "splat_scalar", False))
+    """Whether a parameter has a row a splat, which it says by the attribute `splat_rows`."""
+    return bool(getattr(parameter, "splat_rows", False))

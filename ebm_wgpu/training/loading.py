@@ -13,6 +13,7 @@ from ebm_wgpu.text.tokenizers import TextTokenizer
 from ebm_wgpu.training.checkpoints import check_tokenizer, read_checkpoint
 from ebm_wgpu.training.curriculum import checkpoint_config
 from ebm_wgpu.training.model_state import restore_model
+from ebm_wgpu.training.placement import place_model, resident_device
 from ebm_wgpu.training.run_folder import RunFolder
 
 
@@ -40,7 +41,7 @@ def load_run(path: str | Path, device: KernelDevice, which: str | int = "best") 
 
     Args:
         path: a run folder, or the folder of one of its checkpoints.
-        device: runs the model's kernels.
+        device: runs the model's kernels; on a GPU, families without splats live there.
         which: for a run folder, the checkpoint: "best", "last" or a step. A run that ended before
             it was first scored has no best one, and gives its last.
 
@@ -57,7 +58,9 @@ def load_run(path: str | Path, device: KernelDevice, which: str | int = "best") 
     checkpoint = read_checkpoint(run.checkpoint_path(which))
     config, tokenizer = checkpoint_config(run.read_config(), checkpoint.store), run.read_tokenizer()
     check_tokenizer(checkpoint, tokenizer.fingerprint)
-    model = build_model(config, tokenizer.vocab_size, device)
+    kernels = resident_device(device)
+    model = build_model(config, tokenizer.vocab_size, kernels)
     restore_model(model, checkpoint)
+    place_model(model, kernels)
     model.eval()
     return LoadedRun(run, config, tokenizer, model, checkpoint.step)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebm_wgpu.models.base import LanguageModel, SplatModel
-from ebm_wgpu.models.splat_transformer import SplatTransformer
 from ebm_wgpu.splats.health import active_splats, effective_number
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.training.checkpoints import SPLATS_FILE, WEIGHTS_FILE, Checkpoint, check_shapes
@@ -40,8 +39,8 @@ def restore_model(model: LanguageModel, checkpoint: Checkpoint) -> None:
     """
     state, splats, store = _tensors(model), model.splat_model, checkpoint.store
     held: dict[str, Tensor] = {}
-    if isinstance(model, SplatTransformer):
-        model.store_splats(store)
+    if model.storing_model is not None:
+        model.storing_model.store_splats(store)
         store = None
     if store is not None:
         held = {name: torch.from_numpy(getattr(store, name)) for name in _IN_STORE}

@@ -97,9 +97,9 @@ class Optimizers:
     """The optimisers of a model as one: AdamW, and `RiemannianAdam` for spherical parameters.
 
     Parameters with the attribute `spherical` move on the sphere at `train.lr_splats`; those with
-    the attribute `splat_scalar` (weights and concentrations of splats) get AdamW at that rate; all
-    others AdamW at `train.lr`. Only matrices decay: vectors and scalars (biases, gates, scales),
-    and parameters with the attribute `no_decay`, do not.
+    the attribute `splat_rate` (weights and concentrations of splats, and numbers that move as they
+    do) get AdamW at that rate; all others AdamW at `train.lr`. Only matrices decay: vectors and
+    scalars (biases, gates, scales), and parameters with the attribute `no_decay`, do not.
     """
 
     def __init__(self, model: nn.Module, train: TrainConfig, device: KernelDevice) -> None:
@@ -112,7 +112,7 @@ class Optimizers:
             if getattr(parameter, "spherical", False):
                 spherical.append(parameter)
                 continue
-            scalar = getattr(parameter, "splat_scalar", False)
+            scalar = getattr(parameter, "splat_rate", False)
             plain = scalar or parameter.ndim < 2 or getattr(parameter, "no_decay", False)
             rate = train.lr_splats if scalar else train.lr
             decay = 0.0 if plain else train.weight_decay

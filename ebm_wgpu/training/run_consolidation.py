@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,20 @@ from ebm_wgpu.text.datasets import TokenStream, evaluation_batches
 from ebm_wgpu.training.checkpoints import read_checkpoint, write_checkpoint
 from ebm_wgpu.training.loading import load_run
 from ebm_wgpu.training.model_state import model_weights
+from ebm_wgpu.training.placement import host_reading, place_of
 from ebm_wgpu.training.run_data import RunData
+from ebm_wgpu.training.time_budget import TimeBudget
 
 _FIT_POSITIONS = 16384
 """Held-out positions by which the gate to the stored splats is chosen."""
 _QUALITY_QUERIES = 512
-"""Of them, those by which the search among the splats is judged."""
-_LOADING_SHARE = 0.6
-"""Share of the time that reading states may take; the rest is for the gate and the checkpoint."""
+"""Of them, those by which the search among the splats is judged, where there is no time limit."""
+_QUICK_QUERIES = 64
+"""The same under a time limit: each is compared with all splats."""
+_READING_SHARE = 0.6
+"""Share of the time by which training and held-out states are read, and the former merged."""
+_SEARCHING_SHARE = 0.85
+"""Share by which stored splats near the held-out states are found; the rest is for the gate."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def consolidate(
     """Give `model` stored splats made of training states, and a gate fitted on held-out text.
 
     Windows are those of evaluation without overlap, in random order, so that what is read when the
-    time is over is a sample of the whole text.
+    time is over is a sample of the whole text. With a time limit, fewer held-out positions fit the
+    gate as well, where finding their splats takes long.
 
     Args:
         model: the model; splats it had are replaced.
@@ -78,7 +84,7 @@ def consolidate(
     Raises:
         DataError: no training text was held out.
     """
-    start = time.perf_counter()
+    budget = TimeBudget(seconds)
     if len(data.heldout) == 0:
         raise DataError(
             "no training text was held out to fit the gate on: train with data.heldout_tokens=32768"
@@ -97,24 +103,29 @@ def consolidate(
     starts = np.arange(0, len(data.train) - block - 1, block, dtype=np.int64)
     starts = np.random.default_rng(config.train.seed).permutation(starts)
     rows, read = max(1, config.train.batch_size), 0
-    # Some batches fill the buffer, and then a round of merging takes far longer than the others.
-    slowest, before = 0.0, start
+    # What is ahead: this batch, which may fill the buffer; what then waits; and held-out windows.
+    windows = min(_FIT_POSITIONS, len(data.heldout)) / config.data.eval_stride
+    tokens_ahead = rows * block + windows * config.data.eval_context
+    reading_seconds = slowest_merge = 0.0
     for first in range(0, len(starts), rows):
-        now = time.perf_counter()
-        slowest, before = max(slowest, now - before), now
-        late = seconds is not None and now - start + slowest > _LOADING_SHARE * seconds
+        ahead = tokens_ahead * reading_seconds / max(read, 1) + 2 * slowest_merge
+        late = read > 0 and not budget.allows(ahead, _READING_SHARE)
         if late or read >= memory.states:
             break
+        begin = budget.spent
         window = data.train.windows(starts[first : first + rows], block + 1)
         tokens = torch.from_numpy(window).long()
-        reading = model.read(tokens[:, :-1], tokens[:, 1:])
+        reading = host_reading(model, tokens[:, :-1], tokens[:, 1:])
         keys = reading.keys.flatten(0, 1).numpy()
+        reading_seconds += budget.spent - begin
+        begin = budget.spent
         soc.observe(keys, -reading.log_p.flatten().numpy(), window[:, 1:].reshape(-1))
+        slowest_merge = max(slowest_merge, budget.spent - begin)
         read += len(keys)
         if on_batch is not None:
             on_batch(read)
     soc.consolidate()
-    gain, quality = _fit_gate(model, soc, data.heldout, config, data.tokenizer.start_id)
+    gain, quality = _fit_gate(model, soc, data.heldout, config, data.tokenizer.start_id, budget)
     return ConsolidationReport(
         rounds=tuple(soc.rounds),
         states=read,
@@ -122,12 +133,17 @@ def consolidate(
         gain=gain,
         tilt_length=float(model.recall.log_length.exp()),
         search=quality,
-        seconds=time.perf_counter() - start,
+        seconds=budget.spent,
     )
 
 
 def _fit_gate(
-    model: SplatTransformer, soc: Consolidation, text: TokenStream, config: Config, start_id: int
+    model: SplatTransformer,
+    soc: Consolidation,
+    text: TokenStream,
+    config: Config,
+    start_id: int,
+    budget: TimeBudget,
 ) -> tuple[float, SearchQuality]:
     """Store the splats, choose tilt and gate; nats a token gained on the text, and the search."""
     log_p, queries, targets, count = [], [], [], 0
@@ -135,7 +151,7 @@ def _fit_gate(
     for window in evaluation_batches(text, data.eval_context, data.eval_stride, 1, start_id):
         tokens = torch.from_numpy(window.tokens).long()
         scored = torch.from_numpy(window.scored)
-        reading = model.read(tokens[:, :-1], tokens[:, 1:])
+        reading = host_reading(model, tokens[:, :-1], tokens[:, 1:])
         log_p.append(reading.log_p[scored])
         queries.append(reading.queries[scored])
         targets.append(tokens[:, 1:][scored])
@@ -144,11 +160,24 @@ def _fit_gate(
             break
     store = soc.store(model.kappa, model.kappa_range)
     model.store_splats(store)
-    found = [model.neighbours(part) for part in queries]
+    found: list[Neighbours] = []
+    slowest = 0.0
+    for part in queries:
+        if found and not budget.allows(slowest, _SEARCHING_SHARE):
+            break
+        begin = budget.spent
+        found.append(model.neighbours(part))
+        slowest = max(slowest, budget.spent - begin)
     neighbours = Neighbours(*(torch.cat(part) for part in zip(*found, strict=True)))
-    gain = model.recall.fit(torch.cat(log_p), neighbours, torch.cat(targets))
-    every = max(1, count // _QUALITY_QUERIES)
-    return gain, _search_quality(model, store, torch.cat(queries)[::every][:_QUALITY_QUERIES])
+    place = place_of(model)
+    model.recall.cpu()
+    used = slice(len(found))
+    gain = model.recall.fit(torch.cat(log_p[used]), neighbours, torch.cat(targets[used]))
+    judged = torch.cat(queries)
+    most = _QUICK_QUERIES if budget.limited else _QUALITY_QUERIES
+    quality = _search_quality(model, store, judged[:: max(1, len(judged) // most)][:most])
+    model.recall.to(place)
+    return gain, quality
 
 
 def _search_quality(
@@ -177,7 +206,8 @@ def consolidate_run(
     Args:
         path: run folder.
         device: runs the model's kernels.
-        seconds, on_batch: as for `consolidate`.
+        seconds: time for all of it but writing the checkpoint, roughly.
+        on_batch: as for `consolidate`.
         overrides: values of the section memory, and of model.n_splats, that the run has from now
             on.
 
@@ -186,17 +216,18 @@ def consolidate_run(
         ConfigError: a model of another kind, or an override of anything else.
         DataError: no training text was held out.
     """
+    budget = TimeBudget(seconds)
     loaded = load_run(path, device, "last")
-    model, run = loaded.model, loaded.run
+    model, run = loaded.model.storing_model, loaded.run
     config = _changed(loaded.config, tuple(overrides))
-    if not isinstance(model, SplatTransformer):
+    if model is None:
         raise ConfigError(
             f"model.family={config.model.family} with model.context={config.model.context} stores "
             "no states: train with model.family=splat model.context=transformer"
         )
     model.n_neighbours, model.search_kind = config.memory.n_neighbours, config.memory.search
     data = RunData.load(config, loaded.tokenizer)
-    report = consolidate(model, data, config, seconds, on_batch)
+    report = consolidate(model, data, config, budget.left, on_batch)
     state = read_checkpoint(run.checkpoint_path(loaded.step)).trainer_state()
     step = loaded.step + 1
     try:

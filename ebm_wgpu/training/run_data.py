@@ -9,10 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from ebm_wgpu.config import Config, DataConfig
-from ebm_wgpu.errors import DataError
-from ebm_wgpu.text.corpora import load_corpus
+from ebm_wgpu.text.corpora import open_corpus, word_count
 from ebm_wgpu.text.datasets import BlockDataset, TokenStream
-from ebm_wgpu.text.tokenizers import END_OF_TEXT, TextTokenizer, load_tokenizer, make_tokenizer
+from ebm_wgpu.text.folders import Text
+from ebm_wgpu.text.streaming import token_safe_pieces
+from ebm_wgpu.text.tokenizers import END_OF_TEXT, TextTokenizer, load_tokenizer, train_tokenizer
+
+_PIECE = 1 << 20
+"""Characters of a corpus that are encoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class RunData:
     Attributes:
         tokenizer: of both texts.
         train, valid: the texts.
-        heldout: the end of the training text, kept from training; empty unless asked for.
+        heldout: the end of the training text, kept from training; empty unless asked for, or where
+            the text has no room for more than a window.
         valid_bytes: bytes of UTF-8 of the validation text.
     """
 
@@ -40,29 +45,21 @@ class RunData:
             DataError: a text that is missing, empty, binary or too short for the block size.
         """
         train, valid = (
-            load_corpus(config.data.dataset, split, config.data.data_dir, config.data.valid_path)
+            open_corpus(config.data.dataset, split, config.data.data_dir, config.data.valid_path)
             for split in ("train", "valid")
         )
         if tokenizer is None:
             tokenizer = _tokenizer(config.data, train)
         name = config.data.dataset
-        learned, heldout = _split(
-            TokenStream.from_text(train, tokenizer, f"training text of {name}"),
-            config.data.heldout_tokens,
-            tokenizer,
-        )
-        return cls(
-            tokenizer,
-            learned,
-            TokenStream.from_text(valid, tokenizer, f"validation text of {name}"),
-            len(valid.encode()),
-            heldout,
-        )
+        text, _ = _encoded(train, tokenizer, f"training text of {name}")
+        learned, heldout = _split(text, _heldout_tokens(config.data, len(text)), tokenizer)
+        scored, valid_bytes = _encoded(valid, tokenizer, f"validation text of {name}")
+        return cls(tokenizer, learned, scored, valid_bytes, heldout)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the training tokens."""
-        return hashlib.sha256(self.train.tokens.tobytes()).hexdigest()
+        return hashlib.sha256(self.train.tokens.data).hexdigest()
 
     @property
     def token_counts(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -98,28 +95,28 @@ class RunData:
         return self.valid.prefix(n_tokens, self.tokenizer)
 
 
+def _heldout_tokens(data: DataConfig, length: int) -> int:
+    """How many of `length` tokens are held out: no more than leaves three quarters and a window."""
+    return max(0, min(data.heldout_tokens, length // 4, length - data.block_size - 1))
+
+
 def _split(
     text: TokenStream, heldout: int, tokenizer: TextTokenizer
 ) -> tuple[TokenStream, TokenStream]:
-    """`text` without its last `heldout` tokens, and these.
-
-    Raises:
-        DataError: nothing would be left to learn from.
-    """
-    if heldout >= len(text):
-        raise DataError(
-            f"data.heldout_tokens={heldout} leaves nothing of the {len(text)} tokens of "
-            f"{text.name} to learn from: hold out fewer"
-        )
-    first = len(text) - heldout
-    rest = TokenStream(text.tokens[first:], text.vocab_size, 0, f"held-out {text.name}")
-    if heldout == 0:
-        return text, rest
-    learned, _ = text.prefix(first, tokenizer)
-    return learned, replace(rest, n_words=text.n_words - learned.n_words)
+    """`text` without its last `heldout` tokens, and these."""
+    learned, rest = np.split(text.tokens, [len(text) - heldout])
+    n_words = word_count(tokenizer.decode(rest))
+    return (
+        replace(text, tokens=learned, n_words=text.n_words - n_words),
+        TokenStream(rest, text.vocab_size, n_words, f"held-out {text.name}"),
+    )
 
 
-def _tokenizer(data: DataConfig, text: str) -> TextTokenizer:
+def _encoded(text: Text, tokenizer: TextTokenizer, name: str) -> tuple[TokenStream, int]:
+    return TokenStream.from_pieces(token_safe_pieces(text(), _PIECE), tokenizer, name)
+
+
+def _tokenizer(data: DataConfig, text: Text) -> TextTokenizer:
     if data.tokenizer_path is not None:
         return load_tokenizer(data.tokenizer_path)
-    return make_tokenizer(data.tokenizer, text, data.vocab_size)
+    return train_tokenizer(data.tokenizer, token_safe_pieces(text()), data.vocab_size)

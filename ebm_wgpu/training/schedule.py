@@ -57,10 +57,6 @@ class Schedule:
         over = step / self.steps
         return over if self.max_seconds is None else max(over, elapsed / self.max_seconds)
 
-    def finished(self, step: int, elapsed: float) -> bool:
-        """Whether `step` steps in `elapsed` seconds are all of the run."""
-        return step >= self.steps or self.out_of_time(elapsed)
-
     def out_of_time(self, elapsed: float) -> bool:
         """Whether there is a time limit and it has passed."""
         return self.max_seconds is not None and elapsed >= self.max_seconds

@@ -13,9 +13,6 @@ is therefore `explained_share`, 1 for a perfect model and 0 for one that knows n
 One energy cannot have the right score at all noise levels: `TiltedMixture.score` convolves each
 component with the noise, a(k_n) = A^-1(A(a) A(k_n)) (Mardia and Jupp, "Directional Statistics",
 12.3: a vMF convolved with a vMF is, to first order, a vMF of the product of the mean cosines).
-
-The published corruption x~ = (x + sigma eps)/rho, rho = |x + sigma eps|, is here for comparison:
-its right target is rho P_x~ x / sigma^2, and the published -eps/sigma is biased.
 """
 
 from __future__ import annotations
@@ -199,42 +196,6 @@ def noise_levels(
         floor = denoising_floor(cosine, noise, d)
         levels.append(NoiseLevel(kappa, loss, floor, explained_share(loss, floor)))
     return tuple(levels)
-
-
-def published_loss(
-    x: Tensor,
-    sigma: float,
-    score: Score,
-    rng: np.random.Generator,
-    *,
-    published_target: bool = False,
-) -> Tensor:
-    """sum |score - target|^2 / sum |target|^2 for the published corruption, a scalar.
-
-    x~ = (x + sigma eps)/rho, eps standard normal, rho = |x + sigma eps|. The target is
-    rho P_x~ x / sigma^2, the exact one; with `published_target` it is the literal -eps/sigma, whose
-    expected projection on the score is too small by 1/rho (.38 at sigma .1, .08 at .5 and d = 640).
-
-    x: (B, d) unit. The score is called with the noise k_n = inverse mean cosine of E[x.x~].
-    """
-    noisy, target = published_corruption(x, sigma, rng, published_target=published_target)
-    level = inverse_mean_cosine((x * noisy).sum(-1).mean().item(), x.shape[-1])
-    noise = torch.full((len(x), 1), float(level), dtype=x.dtype)
-    error = score(noisy, noise) - target
-    return error.square().sum() / target.square().sum()
-
-
-def published_corruption(
-    x: Tensor, sigma: float, rng: np.random.Generator, *, published_target: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The published x~ (B, d) and the target (B, d) `published_loss` compares the score with."""
-    eps = torch.from_numpy(rng.standard_normal(tuple(x.shape))).to(x.dtype)
-    moved = x + sigma * eps
-    length = moved.norm(dim=-1, keepdim=True)
-    noisy = moved / length
-    if published_target:
-        return noisy, -eps / sigma
-    return noisy, length / sigma**2 * tangent(noisy, x)
 
 
 def _target_square(noise: Tensor, d: int) -> Tensor:

@@ -27,7 +27,7 @@ from ebm_wgpu.training.curriculum import Curriculum
 from ebm_wgpu.training.interrupts import Interrupts, deterministic_torch
 from ebm_wgpu.training.monitor import Monitor, unigram_nll
 from ebm_wgpu.training.objectives import evaluate_score_matching
-from ebm_wgpu.training.placement import HostScorer, training_device
+from ebm_wgpu.training.placement import training_device
 from ebm_wgpu.training.recovery import (
     ROLLBACK_RATE,
     DivergedError,
@@ -143,6 +143,7 @@ class Trainer:
         last = self.run.newest() if self._resume else None
         self._go_to(last)
         self._origin -= self._state.progress.elapsed
+        self._leave_out_stored_splats()
         self.run.write_config(self.config)
         self.run.log(f"starts at step {self._state.progress.step} on {self._device_line}")
 
@@ -165,6 +166,19 @@ class Trainer:
         self._prune(state)
         self._monitor.rewind()
         self._state = state
+
+    def _leave_out_stored_splats(self) -> None:
+        """Drop splats that consolidation stored, if the model they are states of learns on."""
+        storing = self.model.storing_model
+        if storing is None or storing.stored_splats is None or self._reason_to_end():
+            return
+        line = (
+            f"left out {len(storing.stored_splats)} stored splats, states of the model before it "
+            "learns on: run `ebm consolidate` again after training"
+        )
+        storing.store_splats(None)
+        self.run.log(f"warning: {line}")
+        self._changes += (line,)
 
     def _compare(self, checkpoint: Path, found: Mapping[str, Any]) -> tuple[str, ...]:
         """What the configuration says otherwise than when `checkpoint` was written."""
@@ -257,6 +271,7 @@ class Trainer:
             self.run.log(str(failure))
             raise failure from cause or error
         self._go_to(last)
+        self._leave_out_stored_splats()
         progress = self._state.progress
         progress.rate_scale = ROLLBACK_RATE
         progress.rollback = {
@@ -273,7 +288,7 @@ class Trainer:
         state = self._state
         with state.scored_model() as model:
             report = evaluate_perplexity(
-                HostScorer(model),
+                model,
                 self._valid,
                 self.config,
                 start_id=self._data.tokenizer.start_id,

@@ -109,14 +109,16 @@ def test_a_memory_in_an_index_forgets(numba_device: KernelDevice) -> None:
     assert [len(index) for index in made] == [96, 96, 96, 96, 96, 80]
 
 
-def test_store_holds_the_newest_with_their_ages() -> None:
+def test_it_holds_the_newest_with_their_ages() -> None:
     memory = OnlineMemory(D, 3)
     mu = unit_rows(5)
     memory.recall(mu, mu, [9, 8, 7, 6, 5])
-    store = memory.to_store(kappa=4.0)
-    np.testing.assert_array_equal(store.sid, [7, 6, 5])
-    np.testing.assert_array_equal(store.age, [3, 2, 1])
-    np.testing.assert_allclose(store.mu, mu[2:], atol=1e-6)
+    assert len(memory) == 3
+    found = memory.recall(mu[:1], mu[:1], [4])
+    held = np.isfinite(found.log_age[0])
+    np.testing.assert_array_equal(found.sids[held], [7, 6, 5])
+    np.testing.assert_allclose(np.exp(found.log_age[0, held]), [3, 2, 1], rtol=1e-6)
+    np.testing.assert_allclose(found.cosines[0, held], mu[2:] @ mu[0], atol=1e-6)
 
 
 def test_errors_name_value_and_remedy() -> None:

@@ -2,20 +2,15 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.sphere import random_uniform
-from ebm_wgpu.splats import SplatStore
 from ebm_wgpu.splats.search import (
     BruteForceSearch,
     FaissSearch,
-    SearchResult,
-    dropped_mass_bound,
     make_search,
 )
-from ebm_wgpu.vmf import log_z0, sample_vmf
+from ebm_wgpu.vmf import sample_vmf
 
 # Two float32 sums of d products of unit vectors differ by less than this.
 COSINE_ROUNDING = 1e-6
@@ -176,53 +171,3 @@ def test_rows_that_do_not_fit_are_refused(search):
 def test_wrong_names_and_options_are_refused(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
-
-
-def masses(store: SplatStore, x) -> np.ndarray:
-    """The share of each splat in p(x), (B, N)."""
-    a = store.concentration
-    terms = store.log_pi + a * (x @ store.mu.astype(np.float64).T) - log_z0(a, store.dimension)
-    shares = np.exp(terms - terms.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
-@given(
-    seed=st.integers(0, 10_000),
-    k=st.integers(1, 40),
-    dimension=st.sampled_from([8, 64]),
-    spread=st.floats(0.02, 1),
-)
-def test_the_dropped_mass_is_below_its_bound(seed, k, dimension, spread):
-    rng = np.random.default_rng(seed)
-    mu = sample_vmf(
-        rng.uniform(0, 3 / spread) * dimension * np.ones((40, 1)) @ np.eye(dimension)[:1], rng
-    )
-    store = SplatStore.from_directions(
-        mu,
-        alpha=rng.gamma(0.5, size=40) + 1e-6,
-        kappa=np.exp(rng.uniform(np.log(spread * 0.1), np.log(5), 40)),
-        kappa_range=(1e-3, 50),
-    )
-    x = random_uniform(rng, 6, dimension)
-    x[:3] = store.mu[:3]
-    cosines, order = by_product(x, store.mu, k)
-    result = SearchResult(cosines.astype(np.float32), order)
-    bound = dropped_mass_bound(result, store)
-    dropped = 1 - np.take_along_axis(masses(store, x), order, axis=1).sum(axis=1)
-    assert bound.shape == (6,)
-    assert (bound <= 1).all()
-    # Cosines are rounded to 6e-8, which moves exponents of up to a = 320 by 2e-5.
-    assert (dropped <= bound * (1 + 1e-4) + 1e-12).all()
-    if k == 40:
-        assert not bound.any()
-
-
-def test_the_bound_is_tight_where_all_splats_are_alike():
-    # Ten splats at cosine .5 around x: the list of five holds half of the mass exactly.
-    mu = np.zeros((10, 16))
-    mu[:, 0], mu[np.arange(10), np.arange(1, 11)] = 0.5, np.sqrt(0.75)
-    store = SplatStore.from_directions(mu, kappa=2)
-    x = np.eye(16)[:1]
-    result = SearchResult(np.full((1, 5), 0.5, np.float32), np.arange(5)[None])
-    assert dropped_mass_bound(result, store) == pytest.approx([0.5], rel=1e-6)
-    assert 1 - masses(store, x)[:, :5].sum() == pytest.approx(0.5, rel=1e-6)

@@ -5,7 +5,7 @@ import pytest
 
 from ebm_wgpu.sphere import random_uniform
 from ebm_wgpu.splats import SplatStore
-from ebm_wgpu.splats.search import SearchResult, dropped_mass_bound, make_search
+from ebm_wgpu.splats.search import SearchResult, make_search
 from ebm_wgpu.splats.search_quality import measure_search
 from ebm_wgpu.vmf import log_z0
 
@@ -34,12 +34,10 @@ def test_an_exact_search_drops_what_truncation_drops(store):
     search.add(store.mu)
     queries = random_uniform(np.random.default_rng(1), 40, 16, np.float32)
     quality = measure_search(search, store, queries, 8)
-    bound = dropped_mass_bound(search.search(queries, 8), store)
     assert quality.recall == 1
     assert quality.recall_error == 0
     assert quality.dropped_mass == pytest.approx(quality.dropped_by_exact, rel=1e-6)
-    assert 0 < quality.dropped_mass <= bound.mean()
-    assert quality.worst_dropped_mass <= bound.max()
+    assert 0 < quality.dropped_mass < quality.worst_dropped_mass < 1
     assert quality.directions == 300 and quality.neighbours == 8
 
 

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebm_wgpu.errors import DataError
+from ebm_wgpu.text import corpora, streaming
 from ebm_wgpu.text.corpora import CORPORA, load_corpus, split_text, word_count
 
 
@@ -109,3 +110,36 @@ def test_splitting_loses_nothing_and_cuts_no_word(text, share):
 def test_word_count_is_words_and_line_ends(lines):
     text = "".join(" ".join(line) + "\n" for line in lines)
     assert word_count(text) == sum(len(line) + 1 for line in lines)
+
+
+def split_whole(text, share):
+    """`split_text` as it reads, with the whole text at hand."""
+    n_lines = text.count("\n") + (not text.endswith("\n"))
+    if n_lines < 20:
+        cut = int(len(text) * (1.0 - share))
+        while cut < len(text) and not text[cut].isspace():
+            cut += 1
+        return text[:cut], text[cut:]
+    lines = text.splitlines(keepends=True)
+    keep = n_lines - max(1, round(n_lines * share))
+    return "".join(lines[:keep]), "".join(lines[keep:])
+
+
+LONG_TEXTS = st.lists(st.text(alphabet="ab \n", max_size=12), max_size=60)
+
+
+@given(LONG_TEXTS, st.integers(1, 9), st.floats(0.01, 0.5))
+def test_a_file_is_cut_where_its_whole_text_would_be(tmp_path, lines, read, share):
+    """Whatever the pieces in which it is read."""
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(lines))
+    train, valid = split_whole(path.read_text(), share)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "_READ_BYTES", read)
+        patch.setattr(corpora, "VALID_SHARE", share)
+        if not (train.strip() and valid.strip()):
+            with pytest.raises(DataError, match=r"is empty|is too short to cut"):
+                load_corpus(path)
+            return
+        assert [load_corpus(path, split) for split in ("train", "valid")] == [train, valid]
+        assert split_text(path.read_text(), share) == (train, valid)

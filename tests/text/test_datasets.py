@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ebm_wgpu.errors import DataError
 from ebm_wgpu.text.datasets import BlockDataset, TokenStream, evaluation_batches
 from ebm_wgpu.text.samplers import BatchSampler, DocumentSampler
+from ebm_wgpu.text.streaming import token_safe_pieces
 from ebm_wgpu.text.tokenizers import END_OF_TEXT, CharTokenizer, WordTokenizer
 
 
@@ -133,3 +134,14 @@ def test_each_token_is_scored_exactly_once_with_its_context(n_tokens, context, s
 def test_evaluation_that_cannot_be_is_refused_at_once(n_tokens, context, stride, batch, message):
     with pytest.raises(DataError, match=message):
         evaluation_batches(stream_of(n_tokens), context, stride, batch, 0)
+
+
+@given(st.lists(st.text(alphabet="abé \n", max_size=20), max_size=20), st.integers(1, 30))
+def test_pieces_make_the_stream_of_the_whole_text(parts, size):
+    text = "".join(parts)
+    for tokenizer in (CharTokenizer.train("abé \n"), WordTokenizer.train("a b ab\n")):
+        whole = TokenStream.from_text(text, tokenizer)
+        pieces, n_bytes = TokenStream.from_pieces(token_safe_pieces(parts, size), tokenizer)
+        assert np.array_equal(pieces.tokens, whole.tokens)
+        assert pieces.tokens.dtype == np.int32
+        assert (pieces.n_words, n_bytes) == (whole.n_words, len(text.encode()))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.text.folders import corpus_from_folder, join_rows, read_text
+from ebm_wgpu.text import folders
+from ebm_wgpu.text.folders import join_rows, read_text
 
 ROWS = ["", " = Title = \n", " some text \n"]
 TEXT = "\n = Title = \n some text \n"
@@ -75,6 +76,11 @@ def test_two_candidates_are_not_guessed_between(tmp_path):
         corpus_from_folder(tmp_path, "train")
     (tmp_path / "train.txt").write_text("this one")
     assert corpus_from_folder(tmp_path, "train") == "this one"
+
+
+def corpus_from_folder(folder, split):
+    """All of the text at once."""
+    return "".join(folders.corpus_from_folder(folder, split)())
 
 
 def write_parquet(path, **columns):

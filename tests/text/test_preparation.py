@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -155,37 +156,64 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch, end):
     assert peak(60_000) < peak(20_000) + (1 << 18)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["prepare", "analyze", "train"])
-def test_memory_stays_flat_on_a_gigabyte(tmp_path, command):
-    """Peak memory of the process on 1 GB is that on 10 MB, within 64 MB."""
-    arguments = {
-        "prepare": ["corpus", "prepare", "PATH", "--output", str(tmp_path / "out.txt")],
-        "analyze": ["corpus", "analyze", "PATH", "--tokenizer", str(tmp_path / "char.json")],
-        "train": ["tokenizer", "train", "PATH", "--kind=char", f"--output={tmp_path}/char.json"],
-    }
+COMMANDS = {
+    "prepare": ["corpus", "prepare", "PATH", "--output", "FOLDER/out.txt"],
+    "analyze": ["corpus", "analyze", "PATH", "--tokenizer", "FOLDER/char.json"],
+    "train char": ["tokenizer", "train", "PATH", "--kind=char", "--output=FOLDER/char.json"],
+    "train bpe": [
+        *("tokenizer", "train", "PATH", "--kind=bpe", "--vocab-size=8192"),
+        "--output=FOLDER/bpe.json",
+    ],
+}
+PARAGRAPH = "Some words of a line, with a café – and nothing else to say about it.\n" * 100
+
+
+def peak_memory(command, path, folder):
+    """The most memory that a command takes in a process of its own, KiB."""
     code = (
         "import resource, sys\nfrom ebm_wgpu.cli import main\n"
         "main(sys.argv[1:], standalone_mode=False)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
     )
+    places = {"PATH": str(path), "FOLDER": str(folder)}
+    words = COMMANDS[command]
+    for name, place in places.items():
+        words = [word.replace(name, place) for word in words]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    return int(done.stderr.split()[-1])
 
-    def run(name, path):
-        words = [str(path) if word == "PATH" else word for word in arguments[name]]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
-        )
-        return int(done.stderr.split()[-1])
 
-    def corpus(n_bytes):
-        path = tmp_path / "in.txt"
-        paragraph = "Some words of a line, with a café – and nothing else to say about it.\n" * 100
-        with path.open("w") as file:
-            for number in range(n_bytes // len(paragraph.encode())):
-                file.write(f"{number}\n{paragraph}<|endoftext|>\n")
-        return path
+def write_corpus(path, n_bytes, new_words):
+    """Documents of some digits and a paragraph, with as many words that stand nowhere before."""
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(n_bytes // len(PARAGRAPH.encode())):
+            rare = " ".join(f"word{number * new_words + k:x}" for k in range(new_words))
+            file.write(f"{' '.join(str(number))} {rare}\n{PARAGRAPH}<|endoftext|>\n")
 
-    small = corpus(10_000_000)
-    run("train", small)
-    least = run(command, small)
-    assert run(command, corpus(1_000_000_000)) < least + 64 * 1024
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_memory_stays_flat_on_a_gigabyte(tmp_path, command):
+    """Peak memory of the process on 1 GB is that on 10 MB, within 64 MB."""
+    path = tmp_path / "in.txt"
+    write_corpus(path, 10_000_000, new_words=0)
+    peak_memory("train char", path, tmp_path)
+    least = peak_memory(command, path, tmp_path)
+    write_corpus(path, 1_000_000_000, new_words=0)
+    assert peak_memory(command, path, tmp_path) < least + 64 * 1024
+
+
+@pytest.mark.slow
+def test_byte_pairs_take_the_memory_of_distinct_words(tmp_path):
+    """Where new words never end, memory grows with them, by less than a kilobyte each."""
+    path = tmp_path / "in.txt"
+    found = []
+    for new_words in (0, 10, 20):
+        write_corpus(path, 200_000_000, new_words)
+        found.append(peak_memory("train bpe", path, tmp_path))
+    words = 10 * (200_000_000 // len(PARAGRAPH.encode()))
+    first, second = (1024 * (after - before) / words for before, after in pairwise(found))
+    assert 0 < first < 1024
+    assert 0 < second < 1024

@@ -95,7 +95,9 @@ def test_progress_reaches_the_size_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"abc\0def", "is binary: NUL before byte offset 7"),
+        (b"abc\0def", "is binary: NUL at byte offset 3"),
+        (b"x" * 300_000 + b"\0a", "is binary: NUL at byte offset 300000"),
+        (b"abc\xff\0", "is binary: NUL at byte offset 4"),
         (b"abc\xff", "is not UTF-8: invalid byte 0xff at byte offset 3; convert it"),
         (b"x" * 300_000 + b"\xe9a", "invalid byte 0xe9 at byte offset 300000"),
         (b"abc\xe2\x82", "invalid byte 0xe2 at byte offset 3"),
@@ -124,6 +126,9 @@ def test_other_encodings_and_invalid_bytes(tmp_path):
     assert lines_of(path, decoding=Decoding("latin-1")) == ["né\n"]
     assert lines_of(path, decoding=Decoding(invalid="replace")) == ["n\ufffd\n"]
     assert lines_of(path, decoding=Decoding(invalid="drop")) == ["n\n"]
+    path.write_bytes("n\0\n".encode("utf-16"))
+    with pytest.raises(DataError, match="is binary: NUL before byte offset 8"):
+        lines_of(path, decoding=Decoding("utf-16"))
     for name in ("utf-99", "hex"):
         with pytest.raises(DataError, match=f"unknown text encoding '{name}'"):
             Decoding(name)

@@ -48,7 +48,7 @@ def test_gpt2_is_gpt2():
 def published_gpt2(tmp_path_factory):
     """The same vocabulary, read by transformers from an exported folder."""
     folder = tmp_path_factory.mktemp("gpt2")
-    MADE["gpt2"].export(folder)
+    MADE["gpt2"]._inner.model.save(str(folder))
     return GPT2TokenizerFast.from_pretrained(str(folder))
 
 

@@ -172,6 +172,29 @@ def test_all_but_the_new_splats_goes_on_as_it_was(
     assert np.isfinite(Stepper(config.train).step(after, 1.0).parts["loss"])
 
 
+@pytest.mark.parametrize("term", ["lambda_geom", "lambda_comp", "lambda_entropy"])
+def test_energy_terms_learn_on_through_growth(
+    config: Config, data: RunData, numba_device: KernelDevice, term: str
+):
+    """Their parameters have no row a splat: weights, moments and average are carried over whole."""
+    config = apply_overrides(config, [f"energy.{term}=0.1"])
+    state = started(config, data, numba_device)
+    held = dict(state.model.terms.named_parameters())
+    assert held
+    grown = Curriculum(config).enter(state, data, 0.3)
+    assert grown.config.model.n_splats == 24
+    with state.scored_model() as one, grown.scored_model() as other:
+        for name in held:
+            average = other.terms.get_parameter(name)
+            assert torch.equal(average, one.terms.get_parameter(name)), name
+    before, after = (s.optimizers._optimizers[0].state for s in (state, grown))
+    for name, parameter in grown.model.terms.named_parameters():
+        assert torch.equal(parameter, held[name]), name
+        for key, value in before[held[name]].items():
+            assert torch.equal(after[parameter][key], value), (name, key)
+    assert np.isfinite(Stepper(config.train).step(grown, 1.0).parts["term_matching"])
+
+
 @pytest.mark.slow
 def test_growth_on_a_gpu_is_growth_in_main_memory(
     config: Config, data: RunData, numba_device: KernelDevice, wgpu_device: KernelDevice

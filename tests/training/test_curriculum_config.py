@@ -33,6 +33,16 @@ def test_a_curriculum_ends_with_the_model_of_the_configuration():
             ["curriculum.splats=100,2000,4096"],
             r"sampler\.list_size=128 must be <= 100, the first curriculum\.splats",
         ),
+        (
+            [
+                *THREE,
+                "energy.lambda_comp=1",
+                "energy.term_neighbours=128",
+                "sampler.list_size=9",
+                "curriculum.splats=100,2000,4096",
+            ],
+            r"term_neighbours=128 must be <= 100, the first curriculum\.splats",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(overrides, message):

@@ -17,7 +17,8 @@ def test_rows_come_from_their_origin_or_are_zero():
 
 
 def test_parameters_of_splats_say_so():
-    plain, mu, alpha = (nn.Parameter(torch.zeros(2)) for _ in range(3))
-    mu.spherical = True
-    alpha.splat_scalar = True
-    assert [is_splat_parameter(p) for p in (plain, mu, alpha)] == [False, True, True]
+    """A parameter that learns at the rate of splats need not have a row for each of them."""
+    plain, mu, number = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    mu.splat_rows = True
+    number.splat_rate = True
+    assert [is_splat_parameter(p) for p in (plain, mu, number)] == [False, True, False]

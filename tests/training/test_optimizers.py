@@ -106,7 +106,7 @@ class Model(nn.Module):
         self.mu = unit_rows(3, 8)
         self.mu.spherical = True
         self.log_alpha = nn.Parameter(torch.zeros(3))
-        self.log_alpha.splat_scalar = True
+        self.log_alpha.splat_rate = True
         self.matrix = nn.Parameter(torch.ones(2, 2))
         self.bias = nn.Parameter(torch.ones(2))
         self.table = nn.Parameter(torch.ones(2, 2))

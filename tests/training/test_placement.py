@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,12 +16,23 @@ import torch
 import ebm_wgpu.torch_device as torch_device
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
+from ebm_wgpu.evaluation import evaluate_perplexity
+from ebm_wgpu.evaluation_online import OnlineSettings, evaluate_online, fit_online
+from ebm_wgpu.evaluation_readers import reader_of
+from ebm_wgpu.generation import SamplingSettings, TokenWriter
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.registry import FAMILIES, build_model
 from ebm_wgpu.training.loading import load_run
 from ebm_wgpu.training.objectives import Objective
 from ebm_wgpu.training.optimizers import Optimizers
-from ebm_wgpu.training.placement import on_host, place_of, torch_device_of, training_device
+from ebm_wgpu.training.placement import (
+    host_energies,
+    on_host,
+    place_of,
+    torch_device_of,
+    training_device,
+)
+from ebm_wgpu.training.run_consolidation import consolidate_run
 from ebm_wgpu.training.run_data import RunData
 from ebm_wgpu.training.trainer import Trainer
 
@@ -122,6 +134,67 @@ def test_every_family_trains_and_resumes(
         there.to("wgpu")
         actual = there.token_log_probs(tokens.to("wgpu"), tokens.to("wgpu"))
         torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+class Use(NamedTuple):
+    """Where a loaded run lives, the tokens it writes, its scores and energies, and its memory."""
+
+    place: str
+    written: list[int]
+    figures: list[float]
+    memory: OnlineSettings | None
+
+
+def use(path: Path, device: KernelDevice, memory: OnlineSettings | None = None) -> Use:
+    """All uses of a run on a device, with a memory fitted there unless one is given."""
+    loaded = load_run(path, device, "last")
+    model, config, start_id = loaded.model, loaded.config, loaded.tokenizer.start_id
+    data = RunData.load(config, loaded.tokenizer)
+    valid, _ = data.valid_prefix(40)
+    perplexity = evaluate_perplexity(model, valid, config, start_id=start_id)
+    figures = [perplexity.token_perplexity]
+    writer = TokenWriter(
+        model, [valid.tokens[:3], valid.tokens[:9]], SamplingSettings(max_tokens=6), context=12
+    )
+    written = [token.token for _ in range(6) for token in writer.write()]
+    tokens, targets = (torch.from_numpy(valid.tokens[None, s : s + 8]).long() for s in (0, 1))
+    energies = host_energies(model, tokens, targets)
+    if energies is not None:
+        figures += energies[0].tolist()
+    reader = reader_of(model)
+    if reader is not None:
+        if memory is None:
+            memory = fit_online(reader, data.heldout, config, start_id=start_id, capacity=20)
+        online = evaluate_online(reader, valid, config, memory, start_id=start_id).online
+        figures.append(online.token_perplexity)
+    return Use(place_of(model).type, written, figures, memory)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind == "transformer" else pytest.mark.slow)
+        for kind in KINDS
+        if "float16" not in kind
+    ],
+)
+def test_a_run_is_used_where_its_kernels_run(
+    kind: str, tiny: Config, gpu: KernelDevice, numba_device: KernelDevice, tmp_path: Path
+) -> None:
+    """All of them with `pytest -m "slow or not slow" tests/training/test_placement.py`."""
+    family, overrides = KINDS[kind]
+    config = of_family(
+        tiny, family, *overrides, "train.steps=2", "train.eval_tokens=20", "data.heldout_tokens=60"
+    )
+    Trainer(config, tmp_path, numba_device).train()
+    if "over" in kind:
+        assert consolidate_run(tmp_path, gpu).splats > 0
+    host = use(tmp_path, numba_device)
+    there = use(tmp_path, gpu, host.memory)
+    assert host.place == "cpu"
+    assert there.place == ("cpu" if kind == "splat" else "wgpu")
+    assert there.written == host.written
+    assert there.figures == pytest.approx(host.figures, rel=1e-4)
 
 
 def test_values_go_to_main_memory_wherever_they_are_nested() -> None:

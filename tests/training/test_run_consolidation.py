@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from ebm_wgpu.evaluation import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.splat_transformer import SplatTransformer
 from ebm_wgpu.splats import search_auto
+from ebm_wgpu.splats.consolidation import Consolidation
 from ebm_wgpu.splats.hrm2 import Hrm2Search
 from ebm_wgpu.splats.search_auto import AutoSearch
 from ebm_wgpu.text.datasets import evaluation_batches
+from ebm_wgpu.training import run_consolidation, time_budget
 from ebm_wgpu.training.loading import load_run
 from ebm_wgpu.training.run_consolidation import (
     _search_quality,
@@ -131,20 +134,78 @@ def test_stored_splats_are_found_through_the_index_where_it_pays(
     assert quality.dropped_mass == pytest.approx((1 - kept).mean(), rel=1e-3)
 
 
-def test_it_goes_on_from_a_consolidated_checkpoint(config, folder, numba_device) -> None:
-    consolidate_run(folder, numba_device)
-    step = load_run(folder, numba_device).step
-    more = apply_overrides(config, [f"train.steps={step + 3}"])
-    result = Trainer(more, folder, numba_device, resume=True).train()
+def test_it_ends_within_its_time(config, folder, numba_device, monkeypatch) -> None:
+    """By a clock of its own: reading costs by the token, merging and searching by the call.
+
+    Reading all would take 70 s, merging the last buffer comes on top, and so do 67 windows of
+    held-out text, whose splats would take 100 s to find.
+    """
+    now = 0.0
+
+    def costing(function, cost):
+        def call(*arguments, **options):
+            nonlocal now
+            now += cost(*arguments)
+            return function(*arguments, **options)
+
+        return call
+
+    loaded = load_run(folder, numba_device)
+    model, data = loaded.model, RunData.load(config, loaded.tokenizer)
+    searched: list[int] = []
+    monkeypatch.setattr(time_budget, "perf_counter", lambda: now)
+    model.read = costing(model.read, lambda tokens, *_: 0.01 * tokens.numel())
+    model.neighbours = costing(model.neighbours, lambda q: searched.append(len(q)) or 1.5)
+    model.recall.fit = costing(model.recall.fit, lambda *_: 2.0)
+    monkeypatch.setattr(
+        Consolidation, "consolidate", costing(Consolidation.consolidate, lambda _: 5.0)
+    )
+    monkeypatch.setattr(
+        run_consolidation,
+        "_search_quality",
+        costing(_search_quality, lambda _, __, queries: 0.05 * len(queries)),
+    )
+    report = consolidate(model, data, config, seconds=60.0)
+    assert 45 < report.seconds <= 60
+    assert 500 < report.states < len(data.train) / 2
+    assert 5 < len(searched) < 30
+    whole = consolidate(model, data, config)
+    assert whole.states == (len(data.train) - 2) // 12 * 12 and whole.seconds > 200
+    # However short the time, something is stored.
+    assert consolidate(model, data, config, seconds=1e-3).splats > 0
+
+
+def test_splats_of_a_model_that_learns_on_are_left_out(
+    config, folder, numba_device, tmp_path, recorder
+) -> None:
+    """States of the model before: they would be compared with those of another one."""
+    path = shutil.copytree(folder, tmp_path / "run")
+    consolidate_run(path, numba_device)
+    step = load_run(path, numba_device).step
+    # Nothing is left to learn: the splats stay.
+    same = apply_overrides(config, [f"train.steps={step}"])
+    assert Trainer(same, path, numba_device, resume=True).train().step == step
+    kept = load_run(path, numba_device, "last").model.stored_splats
+    assert kept is not None
+    more = apply_overrides(config, [f"train.steps={step + 3}", "train.eval_every=3"])
+    result = Trainer(more, path, numba_device, [recorder], resume=True).train()
     assert result.step == step + 3
-    model = load_run(folder, numba_device, "last").model
-    assert isinstance(model, SplatTransformer) and model.stored_splats is not None
+    loaded = load_run(path, numba_device, "last")
+    assert loaded.step == step + 3 and loaded.model.stored_splats is None
+    line = f"left out {len(kept)} stored splats, states of the model before it learns on: run `ebm "
+    assert f"warning: {line}" in (path / "train.log").read_text()
+    assert any(change.startswith(line) for change in recorder.start.changes)
+    # What is scored and saved is the same model.
+    data = RunData.load(config, loaded.tokenizer)
+    valid, _ = data.valid_prefix(config.train.eval_tokens)
+    start = data.tokenizer.start_id
+    report = evaluate_perplexity(loaded.model, valid, config, start_id=start)
+    assert report.nll_per_token == pytest.approx(result.last_valid["nll_per_token"], rel=1e-6)
 
 
 def test_what_cannot_be_consolidated_is_refused(tiny, config, numba_device, tmp_path) -> None:
-    plain = apply_overrides(
-        tiny, [*SETTINGS, "model.family=transformer", "train.steps=1", "train.latent_weight=0"]
-    )
+    settings = [setting for setting in SETTINGS if not setting.startswith("memory.buffer")]
+    plain = apply_overrides(tiny, [*settings, "model.family=transformer", "train.steps=1"])
     Trainer(plain, tmp_path / "plain", numba_device).train()
     with pytest.raises(ConfigError, match=r"train with model\.family=splat model\.context=transf"):
         consolidate_run(tmp_path / "plain", numba_device)

@@ -1,9 +1,14 @@
+import subprocess
+import sys
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from ebm_wgpu.config import apply_overrides
 from ebm_wgpu.errors import DataError
 from ebm_wgpu.text.corpora import word_count
+from ebm_wgpu.training import run_data
 from ebm_wgpu.training.run_data import RunData
 
 
@@ -76,5 +81,71 @@ def test_the_end_of_the_training_text_can_be_held_out(tiny, data):
     assert len(split.heldout) == 100
     assert split.train.n_words + split.heldout.n_words == data.train.n_words
     assert split.token_counts.sum() == len(data.train) - 100
-    with pytest.raises(DataError, match="heldout_tokens=10000000 leaves nothing of the"):
-        RunData.load(apply_overrides(tiny, ["data.heldout_tokens=10000000"]), data.tokenizer)
+    most = RunData.load(apply_overrides(tiny, ["data.heldout_tokens=10000000"]), data.tokenizer)
+    assert len(most.heldout) == len(data.train) // 4
+
+
+@pytest.mark.parametrize(("length", "held"), [(200, 50), (20, 5), (15, 2), (13, 0), (9, 0)])
+def test_a_short_text_holds_out_no_more_than_leaves_a_window(tiny, data, tmp_path, length, held):
+    """Of 12 tokens and the one after them; where it has no more, all of it is learned from."""
+    path, valid = tmp_path / "short.txt", tmp_path / "valid.txt"
+    path.write_text(data.tokenizer.decode(data.train.tokens[:length]))
+    valid.write_text("the cat")
+    config = apply_overrides(
+        tiny,
+        [f"data.dataset={path}", f"data.valid_path={valid}", "data.heldout_tokens=8192"],
+    )
+    short = RunData.load(config, data.tokenizer)
+    assert (len(short.train), len(short.heldout)) == (length - held, held)
+
+
+def lines(count):
+    """Lines of few different words, however many lines."""
+    return (f"line {n % 997} of some café's words, {n * 7919 % 1009}\n" for n in range(count))
+
+
+def test_loading_takes_the_memory_of_the_tokens_and_a_piece(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_data, "_PIECE", 1 << 16)
+    path = tmp_path / "text.txt"
+    path.write_text("".join(lines(60_000)), encoding="utf-8")
+    config = apply_overrides(tiny, [f"data.dataset={path}"])
+    tracemalloc.start()
+    data = RunData.load(config)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    n_bytes = 4 * (len(data.train) + len(data.valid))
+    assert n_bytes > 8e6
+    assert peak < 1.1 * n_bytes + 4 * 2**20
+    text = path.read_text(encoding="utf-8")
+    assert data.tokenizer.decode(data.train.tokens) == text[: len(data.train)]
+    assert data.valid_bytes == len(text[len(data.train) :].encode())
+    assert data.train.n_words == word_count(text[: len(data.train)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_loading_a_large_file_takes_the_memory_of_its_tokens(tiny, tmp_path, kind):
+    """Of 40 MB, by the peak of the process; run with `pytest -m slow` on this file."""
+    code = (
+        "import resource, sys\n"
+        "from ebm_wgpu.config import Config, apply_overrides\n"
+        "from ebm_wgpu.training.run_data import RunData\n"
+        "data = RunData.load(apply_overrides(Config(), sys.argv[1:]))\n"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(len(data.train) + len(data.valid), 1024 * peak)"
+    )
+
+    def load(count):
+        path = tmp_path / f"{count}.txt"
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(lines(count))
+        chosen = (f"data.dataset={path}", f"data.tokenizer={kind}", "data.vocab_size=1000")
+        done = subprocess.run(
+            [sys.executable, "-c", code, *chosen], capture_output=True, text=True, check=True
+        )
+        return map(int, done.stdout.split())
+
+    few, least = load(40_000)
+    many, most = load(1_000_000)
+    assert many > 25 * few
+    assert most - least < 1.1 * 4 * (many - few) + 64 * 2**20
