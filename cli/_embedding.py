@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from ebm_wgpu.kernels import KernelDevice
     from ebm_wgpu.training.loading import LoadedRun
 
-checkpoint = click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Run or checkpoint folder. [newest run]"
-)
-
 corpus = click.option(
     "--corpus",
     type=click.Path(path_type=Path),
@@ -33,15 +29,17 @@ max_texts = click.option(
 )
 
 
-def load(path: Path | None, device: str) -> tuple[LoadedRun, KernelDevice]:
-    """The run, or the newest, and the device of its kernels."""
+def load(
+    path: Path | None, device: str, family: str | None = None
+) -> tuple[LoadedRun, KernelDevice]:
+    """The run, or the newest (of a family), and the device of its kernels."""
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.training.loading import load_run
 
-    from ._runs import newest_run
+    from ._runs import find_run
 
-    opened = open_device(device)
-    return load_run(path or newest_run(), opened), opened
+    run, opened = find_run(path, family), open_device(device)
+    return load_run(run, opened), opened
 
 
 def embedder_of(run: LoadedRun, device: KernelDevice) -> TextEmbedder:
@@ -55,9 +53,9 @@ def embedder_of(run: LoadedRun, device: KernelDevice) -> TextEmbedder:
     return TextEmbedder(run.model, run.tokenizer, device, run.config.data.eval_context)
 
 
-def open_embedder(path: Path | None, device: str) -> TextEmbedder:
-    """The reader of texts of a run, of a checkpoint, or of the newest run."""
-    return embedder_of(*load(path, device))
+def open_embedder(path: Path | None, device: str, family: str | None = None) -> TextEmbedder:
+    """The reader of texts of a run, of a checkpoint, or of the newest run (of a family)."""
+    return embedder_of(*load(path, device, family))
 
 
 def near_tokens(embedder: TextEmbedder, x: Any, k: int) -> list[dict[str, Any]]:

@@ -108,6 +108,7 @@ def find_splats(path: Path) -> SplatPath:
     if path.is_file():
         return SplatPath(path)
     from ebm_wgpu.errors import CheckpointError
+    from ebm_wgpu.models.registry import FAMILIES
     from ebm_wgpu.training.checkpoints import SPLATS_FILE
     from ebm_wgpu.training.run_folder import RunFolder
 
@@ -115,10 +116,11 @@ def find_splats(path: Path) -> SplatPath:
     checkpoint = run.checkpoint_path("last" if step is None else step)
     if not (checkpoint / SPLATS_FILE).exists():
         family = run.read_config().model.family
-        if family != "splat":
+        if not FAMILIES[family].splats:
+            made_of_splats = " or ".join(name for name in FAMILIES if FAMILIES[name].splats)
             raise CheckpointError(
                 f"{path} is a run of model.family={family}, which has no splats: give a run of "
-                "model.family=splat"
+                f"model.family={made_of_splats}"
             )
     return SplatPath(checkpoint / SPLATS_FILE, run, checkpoint, run.read_tokenizer())
 

@@ -15,7 +15,8 @@ _METHODS = ("tangent", "geodesic", "learned")
 @click.command("compose")
 @click.argument("a", required=False)
 @click.argument("b", required=False)
-@_embedding.checkpoint
+@_options.checkpoint
+@_options.model
 @click.option(
     "--method",
     type=click.Choice(_METHODS),
@@ -80,6 +81,7 @@ def command(
     a: str | None,
     b: str | None,
     checkpoint: Path | None,
+    family: str | None,
     method: str,
     fit: bool,
     phrases: int,
@@ -102,7 +104,7 @@ def command(
     for a checkpoint: ebm compose --fit, then ebm compose "the war" "the river" --method learned.
     """
     if fit:
-        _fit((a, b), checkpoint, corpus, phrases, steps, seed, device, as_json)
+        _fit((a, b), checkpoint, family, corpus, phrases, steps, seed, device, as_json)
         return
     import json
 
@@ -117,7 +119,7 @@ def command(
         raise ConfigError("give two texts to compose, or one with --negate a")
     if output is not None:
         _splat_files.check_output(output, force)
-    run, opened = _embedding.load(checkpoint, device)
+    run, opened = _embedding.load(checkpoint, device, family)
     embedder = _embedding.embedder_of(run, opened)
     texts = {"a": a} if b is None else {"a": a, "b": b}
     points = dict(zip(texts, embedder.embed(list(texts.values())).direction, strict=True))
@@ -194,6 +196,7 @@ def _print(record: dict[str, Any], corpus: Path | None) -> None:
 def _fit(
     texts: tuple[str | None, str | None],
     checkpoint: Path | None,
+    family: str | None,
     corpus: Path | None,
     phrases: int,
     steps: int,
@@ -210,7 +213,7 @@ def _fit(
 
     if texts != (None, None):
         raise ConfigError("--fit takes no texts to compose: compose them with --method learned")
-    run, opened = _embedding.load(checkpoint, device)
+    run, opened = _embedding.load(checkpoint, device, family)
     embedder, data = _embedding.embedder_of(run, opened), run.config.data
     if corpus is None:
         name, text = data.dataset, load_corpus(data.dataset, "train", data.data_dir)

@@ -33,9 +33,9 @@ def command(
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.training.run_consolidation import consolidate_run
 
-    from ._runs import newest_run
+    from ._runs import find_run
 
-    folder = run or newest_run()
+    folder = find_run(run)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("training states", total=None)
         report = consolidate_run(

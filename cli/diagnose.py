@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a report with plots here as well, one HTML file that needs no network.",
 )
+@_options.model
 @_options.as_json
-def command(checkpoint: Path | None, every: bool, report: Path | None, as_json: bool) -> None:
+def command(
+    checkpoint: Path | None, every: bool, report: Path | None, family: str | None, as_json: bool
+) -> None:
     """Judge a run by its metrics, checkpoints and splats.
 
     CHECKPOINT is a run folder, or one of its checkpoints, up to which the run then counts; without
@@ -37,18 +40,20 @@ def command(checkpoint: Path | None, every: bool, report: Path | None, as_json: 
     from ebm_wgpu.diagnosis.diagnose import Diagnosis, diagnose, diagnose_all
     from ebm_wgpu.diagnosis.tables import OVERVIEW_HEAD, overview_row
 
-    from ._runs import RUNS, newest_run
+    from ._runs import RUNS, check_family, find_run
     from ._tables import aligned
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading checkpoints", total=None)
         if every:
+            check_family(family)
             results = diagnose_all(
                 checkpoint or RUNS,
                 lambda done, total: progress.update(task, completed=done, total=total),
+                family,
             )
         else:
-            results = [diagnose(checkpoint or newest_run())]
+            results = [diagnose(find_run(checkpoint, family))]
         if report is not None:
             from ebm_wgpu.reports.files import write_report
             from ebm_wgpu.reports.html import diagnosis_html

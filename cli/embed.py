@@ -18,7 +18,8 @@ _COOL, _WARM = (70, 150, 230), (235, 90, 60)
 
 @click.command("embed")
 @click.argument("text")
-@_embedding.checkpoint
+@_options.checkpoint
+@_options.model
 @_splat_files.output("Write the direction (.npy) or everything (.json).", required=False)
 @_splat_files.force
 @_embedding.corpus
@@ -45,6 +46,7 @@ _COOL, _WARM = (70, 150, 230), (235, 90, 60)
 def command(
     text: str,
     checkpoint: Path | None,
+    family: str | None,
     output: Path | None,
     force: bool,
     corpus: Path | None,
@@ -60,7 +62,7 @@ def command(
 
     if output is not None:
         _splat_files.check_output(output, force)
-    embedder = _embedding.open_embedder(checkpoint, device)
+    embedder = _embedding.open_embedder(checkpoint, device, family)
     record, direction = _latent_record(embedder, text, limit)
     if by_token:
         record["token_energies"] = _energy_rows(embedder, text)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from . import _options
 
+if TYPE_CHECKING:
+    from ebm_wgpu.models.energy_transformer_config import StepRule
+
 
 @click.command("evaluate")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Run or checkpoint folder. [newest run]"
-)
+@_options.checkpoint
+@_options.model
 @click.option(
     "--part",
     "parts",
@@ -54,11 +56,17 @@ from . import _options
 @click.option("--top-p", type=float, default=0.95, show_default=True, help="and this nucleus.")
 @_options.think_steps
 @_options.think_best_of
-@click.option("--save", is_flag=True, help="Keep the figures in the run, for ebm compare.")
+@_options.think_rule
+@click.option(
+    "--save",
+    is_flag=True,
+    help="Keep the figures in the run, for ebm compare, beside those of its other parts.",
+)
 @_options.device
 @_options.as_json
 def command(
     checkpoint: Path | None,
+    family: str | None,
     parts: tuple[str, ...],
     split: Literal["valid", "test"],
     tokens: int | None,
@@ -74,6 +82,7 @@ def command(
     top_p: float,
     think_steps: int | None,
     think_best_of: int | None,
+    think_rule: StepRule | None,
     save: bool,
     device: str,
     as_json: bool,
@@ -105,7 +114,7 @@ def command(
     from ebm_wgpu.training.loading import load_run
 
     from ._evaluation_table import report_lines
-    from ._runs import newest_run
+    from ._runs import find_run
 
     chosen = tuple(PARTS) if "all" in parts else parts or QUICK_PARTS
     check_parts(chosen)
@@ -120,8 +129,8 @@ def command(
         prompt_tokens=prompt_tokens,
         sampling=SamplingSettings(max_tokens=max_tokens, temperature=temperature, top_p=top_p),
     )
-    loaded = load_run(checkpoint or newest_run(), open_device(device))
-    loaded.model.think(think_steps, think_best_of)
+    loaded = load_run(find_run(checkpoint, family), open_device(device))
+    loaded.model.think(think_steps, think_best_of, think_rule)
     data = loaded.config.data
     text = load_corpus(data.dataset, split, data.data_dir, data.valid_path)
     name = f"{'validation' if split == 'valid' else split} text of {data.dataset}"
@@ -148,9 +157,10 @@ def command(
         **report.summary(),
         "think_steps": think_steps,
         "think_best_of": think_best_of,
+        "think_rule": think_rule,
     }
-    if save:
-        save_evaluation(loaded.run, split, record)
+    if save and (replaced := save_evaluation(loaded.run, split, record)):
+        click.echo(f"note: {replaced}", err=True)
     if as_json:
         click.echo(json.dumps(record, indent=1, allow_nan=False))
         return

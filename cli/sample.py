@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from . import _options
 if TYPE_CHECKING:
     from ebm_wgpu.generation_batch import GeneratedText
     from ebm_wgpu.generation_files import Prompt, PromptKind
+    from ebm_wgpu.models.energy_transformer_config import StepRule
 
 
 @click.command("sample")
@@ -31,9 +33,8 @@ if TYPE_CHECKING:
     help='What a prompt of --prompt-file is: every line that is not blank, the text under "prompt" '
     "of every JSON line, or the whole file; auto: jsonl by name, else line.",
 )
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Run or checkpoint folder. [newest run]"
-)
+@_options.checkpoint
+@_options.model
 @click.option("--max-tokens", type=int, default=100, show_default=True, help="Tokens to write.")
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="End before this text; may be given again."
@@ -68,11 +69,13 @@ if TYPE_CHECKING:
     type=int,
     default=1,
     show_default=True,
-    help="Whole continuations of which a text is the one of least total energy (-log p for models "
-    "without one).",
+    help="Whole continuations of which a text is the one of least energy a token, E + log Z = "
+    "-log p before temperature and truncation, a mean over its tokens.",
 )
 @click.option(
-    "--energies", is_flag=True, help="Show the energy of each token; JSON lines then hold them."
+    "--energies",
+    is_flag=True,
+    help="Show -log p and the model's own energy of each token; JSON lines then hold them.",
 )
 @click.option(
     "--batch-size", type=int, default=16, show_default=True, help="Texts written side by side."
@@ -85,17 +88,19 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the texts here as well: JSON lines if the name ends in .jsonl, otherwise text "
-    "with lines <|endoftext|> between.",
+    help="Write the texts here as well, as they are done: JSON lines if the name ends in .jsonl, "
+    "otherwise text with lines <|endoftext|> between.",
 )
 @_options.think_steps
 @_options.think_best_of
+@_options.think_rule
 @_options.device
 def command(
     prompt: str | None,
     prompt_file: Path | None,
     prompt_kind: PromptKind,
     checkpoint: Path | None,
+    family: str | None,
     max_tokens: int,
     stop: tuple[str, ...],
     temperature: float,
@@ -112,70 +117,84 @@ def command(
     output: Path | None,
     think_steps: int | None,
     think_best_of: int | None,
+    think_rule: StepRule | None,
     device: str,
 ) -> None:
     """Go on from prompts by sampling the model's energy."""
-    import time
-
     from ebm_wgpu.config import apply_overrides
     from ebm_wgpu.generation_batch import GenerationPlan, generate_texts
-    from ebm_wgpu.generation_files import separated, write_texts
+    from ebm_wgpu.generation_files import framed
     from ebm_wgpu.generation_sampling import SamplingSettings
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.training.loading import load_run
 
-    from ._runs import newest_run
-    from ._written import energy_lines, speed_line
+    from ._runs import find_run
+    from ._written import Stopwatch, energy_lines
 
     prompts = _prompts(prompt, prompt_file, prompt_kind)
     plan = GenerationPlan(num_samples, best_of, stop, energies, batch_size)
-    trained = load_run(checkpoint or newest_run(), open_device(device))
-    trained.model.think(think_steps, think_best_of)
-    chosen = [] if latent is None else [f"sampler.latent={latent}"]
-    config = apply_overrides(trained.config, chosen)
-    settings = SamplingSettings(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        latent=config.sampler.latent,
-        seed=seed,
-    )
-    live = stream and len(prompts) * num_samples * best_of == 1
-    texts: list[GeneratedText] = []
-
-    def whole_texts() -> Iterator[str]:
+    with _keeping(output) as keep:
+        trained = load_run(find_run(checkpoint, family), open_device(device))
+        trained.model.think(think_steps, think_best_of, think_rule)
+        chosen = [] if latent is None else [f"sampler.latent={latent}"]
+        config = apply_overrides(trained.config, chosen)
+        settings = SamplingSettings(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            latent=config.sampler.latent,
+            seed=seed,
+        )
+        live = stream and len(prompts) * num_samples * best_of == 1
+        watch = Stopwatch()
+        written = generate_texts(
+            trained.model,
+            trained.tokenizer,
+            prompts,
+            settings,
+            config.data.eval_context,
+            plan,
+            (lambda piece: click.echo(piece, nl=False)) if live else None,
+            watch.count,
+        )
+        if live:
+            click.echo(prompts[0].text, nl=False)
+        texts: list[GeneratedText] = []
         for text in written:
+            keep(text)
+            if live:
+                click.echo()
+            elif stream:
+                click.echo(framed(text.whole, first=not texts), nl=False)
             texts.append(text)
-            yield text.whole
-
-    begin = time.perf_counter()
-    written = generate_texts(
-        trained.model,
-        trained.tokenizer,
-        prompts,
-        settings,
-        config.data.eval_context,
-        plan,
-        (lambda piece: click.echo(piece, nl=False)) if live else None,
-    )
-    if live:
-        click.echo(prompts[0].text, nl=False)
-        for _ in whole_texts():
-            click.echo()
-    elif stream:
-        for line in separated(whole_texts()):
-            click.echo(line, nl=False)
-    else:
-        click.echo("".join(separated(whole_texts())), nl=False)
-    seconds = time.perf_counter() - begin
-    if output is not None:
-        write_texts(output, texts)
+        speed = watch.line(len(texts))
+    for number, text in enumerate(() if stream else texts):
+        click.echo(framed(text.whole, first=number == 0), nl=False)
     for text in texts if energies else ():
         for line in energy_lines(text, trained.tokenizer):
             click.echo(line)
-    click.echo(speed_line(texts, seconds), err=True)
+    click.echo(speed, err=True)
+
+
+@contextmanager
+def _keeping(output: Path | None) -> Iterator[Callable[[GeneratedText], None]]:
+    """What to give texts to that shall be in a file, if one is wanted, whatever ends the block."""
+    from ebm_wgpu.generation_files import TextsFile
+
+    if output is None:
+        yield lambda text: None
+        return
+    file = TextsFile(output)
+    try:
+        with file:
+            yield file.add
+    except BaseException:
+        if file.kept:
+            what = "1 text that was" if file.kept == 1 else f"{file.kept:,} texts that were"
+            click.echo(f"{output} holds the {what} finished", err=True)
+        raise
 
 
 def _prompts(text: str | None, file: Path | None, kind: PromptKind) -> list[Prompt]:

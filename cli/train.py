@@ -16,18 +16,34 @@ def _as_overrides(**given: str | None) -> list[str]:
     return [f"{keys[name]}={value}" for name, value in given.items() if value is not None]
 
 
+def _default_preset(overrides: list[str]) -> str:
+    """The preset of the family that `overrides` choose."""
+    from ebm_wgpu.config import Config
+
+    family: str = Config().model.family
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key.strip() == "model.family" and value in FAMILIES:
+            family = value
+    return FAMILIES[family].preset
+
+
 @click.command("train")
 @click.argument("overrides", nargs=-1, metavar="[SECTION.NAME=VALUE]...")
 @click.option(
     "--config",
     "config_name",
-    help="Preset, such as nano or shakespeare-nano, or JSON file. [small]",
+    help="Preset, such as nano or shakespeare-nano, or JSON file. [what the family has: "
+    f"{', '.join(f'{name} {family.preset}' for name, family in FAMILIES.items())}]",
 )
 @click.option("--dataset", help="wikitext-2, wikitext-103, shakespeare, or a path.")
 @click.option("--model", metavar="|".join(FAMILIES), help="Model family.")
 @click.option("--device", metavar="auto|wgpu|vulkan|numba|cpu", help="Where kernels run.")
 @click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on with the run (the newest one, without --run).")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run (without --run the newest one, with --model the newest of that).",
+)
 def command(
     overrides: tuple[str, ...],
     config_name: str | None,
@@ -54,7 +70,7 @@ def command(
     from ebm_wgpu.training.trainer import Trainer
 
     from ._progress import TrainingConsole, TrainingDisplay
-    from ._runs import RUNS, newest_run
+    from ._runs import RUNS, find_run
 
     changes = [*_as_overrides(dataset=dataset, model=model, device=device), *overrides]
     if resume:
@@ -62,10 +78,10 @@ def command(
             raise ConfigError(
                 "--resume goes on with the run's own configuration: leave out --config"
             )
-        run_folder = run_folder or newest_run()
+        run_folder = run_folder or find_run(family=model)
         config = apply_overrides(RunFolder(run_folder).read_config(), changes)
     else:
-        name = config_name or "small"
+        name = config_name or _default_preset(changes)
         config = load_config(name, changes)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         run_folder = run_folder or RUNS / f"{Path(name).stem}-{stamp}"

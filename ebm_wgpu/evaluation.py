@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,16 +14,8 @@ from ebm_wgpu.config import Config, Latent
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.files import finite_numbers
 from ebm_wgpu.text.datasets import TokenStream, evaluation_batches
+from ebm_wgpu.training.placement import HostScorer, Scorer
 from ebm_wgpu.training.score_matching import NoiseLevel
-
-
-class TokenScorer(Protocol):
-    """What of a model is needed to score text."""
-
-    def token_log_probs(
-        self, tokens: torch.Tensor, targets: torch.Tensor, latent: Latent, seed: int
-    ) -> torch.Tensor:
-        """log p(targets[b, t] | tokens[b, :t+1]), nats, (B, T) for tokens and targets (B, T)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,7 @@ class PerplexityReport:
 
 @torch.no_grad()
 def evaluate_perplexity(
-    model: TokenScorer,
+    model: Scorer,
     stream: TokenStream,
     config: Config,
     *,
@@ -143,12 +135,13 @@ def evaluate_perplexity(
         )
     context, stride = config.data.eval_context, config.data.eval_stride
     batch = max(1, config.train.batch_size * config.data.block_size // context)
+    scorer = HostScorer(model)
     nll, variance, bias, scored = 0.0, 0.0, 0.0, 0
     for index, window in enumerate(evaluation_batches(stream, context, stride, batch, start_id)):
         tokens = torch.from_numpy(window.tokens).long()
         log_probs = np.stack(
             [
-                model.token_log_probs(
+                scorer.token_log_probs(
                     tokens[:, :-1],
                     tokens[:, 1:],
                     latent=latent,

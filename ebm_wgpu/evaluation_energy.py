@@ -15,6 +15,7 @@ from ebm_wgpu.errors import DataError
 from ebm_wgpu.evaluation_latents import contexts, latent_energies, spread_windows
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.text.datasets import TokenStream
+from ebm_wgpu.training.placement import HostScorer, host_energies
 
 Energies = NDArray[np.float64]
 Measure = Literal["text", "latent", "energy"]
@@ -120,8 +121,9 @@ def _text_energies(
     model: LanguageModel, tokens: Tensor, batch: int, latent: Latent, seed: int
 ) -> Energies:
     """-log p of each window, nats a token, (B,)."""
+    scorer = HostScorer(model)
     parts = [
-        -model.token_log_probs(rows[:, :-1], rows[:, 1:], latent=latent, seed=seed + number)
+        -scorer.token_log_probs(rows[:, :-1], rows[:, 1:], latent=latent, seed=seed + number)
         for number, rows in enumerate(tokens.split(batch))
     ]
     return torch.cat(parts).double().mean(1).numpy()
@@ -131,7 +133,7 @@ def _own_energies(model: LanguageModel, tokens: Tensor, batch: int) -> Energies 
     """E(w|c) of the family, averaged over each window, (B,); none for a family without."""
     parts = []
     for rows in tokens.split(batch):
-        energies = model.target_energies(rows[:, :-1], rows[:, 1:])
+        energies = host_energies(model, rows[:, :-1], rows[:, 1:])
         if energies is None:
             return None
         parts.append(energies.double().mean(1))

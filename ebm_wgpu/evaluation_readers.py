@@ -18,6 +18,7 @@ from ebm_wgpu.models.recall import Reader, Reading
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.sphere import FloatArray, projx
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
+from ebm_wgpu.training.placement import host_reading, place_of
 
 _BATCH = 64
 """Texts read at a time."""
@@ -37,6 +38,8 @@ class StateReader:
 
     def read(self, tokens: Tensor, targets: Tensor, wanted: Tensor | None = None) -> Reading:
         """See `Reader`; all positions are scored."""
+        place = place_of(self.model)
+        tokens, targets = tokens.to(place), targets.to(place)
         log_p = self.model.token_log_probs(tokens, targets, latent="mean")
         states = self.states(tokens)
         return Reading(log_p, states, states, log_p)
@@ -107,6 +110,6 @@ def _last_keys(reader: Reader, ids: Sequence[NDArray[np.integer]]) -> FloatArray
         # What stands after the end of a text changes no state before it.
         row[: len(text)] = torch.from_numpy(text.astype(np.int64))
     nothing = torch.zeros_like(tokens)
-    keys = reader.read(tokens, nothing, nothing.bool()).keys
+    keys = host_reading(reader, tokens, nothing, nothing.bool()).keys
     last = torch.tensor([len(text) - 1 for text in ids])
     return np.asarray(keys[torch.arange(len(ids)), last].double().numpy())

@@ -13,6 +13,9 @@ from ebm_wgpu.training.run_folder import RunFolder
 
 EVALUATION_FILE = "evaluation.json"
 
+_OF_ALL_PARTS = ("step", "data", "think_steps", "think_best_of", "think_rule")
+"""What the parts of a record have in common: of one model, thinking in one way, on one text."""
+
 
 @dataclass(frozen=True)
 class SavedScores:
@@ -36,21 +39,50 @@ class SavedScores:
     capacity: int | None = None
 
 
-def save_evaluation(run: RunFolder, split: str, record: Mapping[str, Any]) -> None:
-    """Keep the record of an evaluation; it takes the place of an earlier one of the same split.
+def save_evaluation(run: RunFolder, split: str, record: Mapping[str, Any]) -> str | None:
+    """Keep the record of an evaluation beside what is kept of other parts of the same split.
+
+    A part that is measured again takes the place of what it was. An earlier record of another
+    step, or that was taken with other thinking, goes as a whole: its figures are of another model.
 
     Args:
         run: its folder.
         split: "valid" or "test".
         record: as `ebm evaluate --json` prints it.
 
+    Returns:
+        What was replaced as a whole and why, in one line; none if nothing was.
+
     Raises:
         CheckpointError: the file is damaged, or cannot be written.
     """
-    kept = {**_read(run), split: record}
+    kept = _read(run)
+    earlier = kept.get(split, {})
+    try:
+        other = [
+            f"{name}={earlier.get(name)} (now {record.get(name)})"
+            for name in _OF_ALL_PARTS
+            if earlier and earlier.get(name) != record.get(name)
+        ]
+        merged = _merged({} if other else earlier, record)
+    except (AttributeError, TypeError) as error:
+        raise _damaged(run, f"{type(error).__name__}: {error}") from error
     path = run.path / EVALUATION_FILE
+    content = json.dumps({**kept, split: merged}, indent=1, allow_nan=False) + "\n"
     with writing(path):
-        write_atomically(path, (json.dumps(kept, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(path, content.encode())
+    return f"the {split} figures of {', '.join(other)} are replaced in {path}" if other else None
+
+
+def _merged(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` and the parts of `earlier` that it does not measure."""
+    # The list of score matching is there and empty where that was not measured.
+    merged = {**earlier, **{name: value for name, value in record.items() if value != []}}
+    reasons = {**earlier.get("unavailable", {}), **record.get("unavailable", {})}
+    merged["unavailable"] = {
+        part: why for part, why in reasons.items() if part.replace("-", "_") not in merged
+    }
+    return merged
 
 
 def read_scores(run: RunFolder, split: str = "valid") -> SavedScores | None:

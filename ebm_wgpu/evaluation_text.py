@@ -17,6 +17,7 @@ from ebm_wgpu.generation_sampling import SamplingSettings
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
+from ebm_wgpu.training.placement import HostScorer
 
 N_GRAMS = (1, 2, 3, 4)
 """Lengths whose variety is reported; repetition is that of the longest."""
@@ -183,8 +184,9 @@ def _perplexity(
     model: LanguageModel, tokens: torch.Tensor, prompt_tokens: int, settings: SamplingSettings
 ) -> float:
     """exp(mean of -log p(token | tokens before)) over what follows the prompts, (B, T) tokens."""
+    scorer = HostScorer(model)
     log_probs = [
-        model.token_log_probs(
+        scorer.token_log_probs(
             row[:, :-1], row[:, 1:], latent=settings.latent, seed=settings.seed + number
         )[:, prompt_tokens - 1 :]
         for number, row in enumerate(tokens.split(1))

@@ -21,6 +21,7 @@ from ebm_wgpu.generation_sampling import (
 )
 from ebm_wgpu.generation_text import TextStream
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
+from ebm_wgpu.training.placement import place_of
 
 __all__ = [
     "CachedModel",
@@ -162,6 +163,7 @@ class _Reader:
     ) -> None:
         self.texts = tuple(texts)
         self._model, self._latent, self._context = model, latent, context
+        self._place = place_of(model)
         self._cached = model if isinstance(model, CachedModel) else None
         self._cache = None if self._cached is None else self._cached.start_cache(len(texts))
         self._rows = [] if self._cached is None else list(texts)
@@ -181,21 +183,21 @@ class _Reader:
             new = [torch.tensor(texts[text][self._read[text] :]) for text in self._rows]
             self._read |= {text: len(texts[text]) for text in self._rows}
             log_probs = self._cached.step(
-                pad_sequence(new, batch_first=True),
+                pad_sequence(new, batch_first=True).to(self._place),
                 self._cache,
-                torch.tensor([len(tokens) for tokens in new]),
+                torch.tensor([len(tokens) for tokens in new]).to(self._place),
                 latent=self._latent,
                 seed=seed,
             )
-            found |= dict(zip(self._rows, log_probs.numpy(), strict=True))
+            found |= dict(zip(self._rows, log_probs.cpu().numpy(), strict=True))
         by_length: dict[int, list[int]] = defaultdict(list)
         for text in texts:
             if text not in found:
                 by_length[min(len(texts[text]), self._context)].append(text)
         for length, members in by_length.items():
-            windows = torch.tensor([texts[text][-length:] for text in members])
+            windows = torch.tensor([texts[text][-length:] for text in members]).to(self._place)
             log_probs = self._model.next_token_log_probs(windows, self._latent, seed)
-            found |= dict(zip(members, log_probs.numpy(), strict=True))
+            found |= dict(zip(members, log_probs.cpu().numpy(), strict=True))
         return found
 
     @property
@@ -207,7 +209,7 @@ class _Reader:
         if len(rows) < len(self._rows):
             if rows and self._cache is not None:
                 places = torch.tensor([self._rows.index(text) for text in rows])
-                self._cache = self._cache.select(places)
+                self._cache = self._cache.select(places.to(self._place))
             self._rows = rows
 
 

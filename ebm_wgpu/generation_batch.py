@@ -17,10 +17,14 @@ from ebm_wgpu.generation_files import Prompt
 from ebm_wgpu.generation_text import TextStream
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
+from ebm_wgpu.training.placement import host_energies
 
 _WINDOWS = 16
 
 OnPiece = Callable[[str], None]
+
+OnTokens = Callable[[int], None]
+"""Is told how many tokens were drawn since it was last told, those of discarded texts too."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,9 @@ class GenerationPlan:
 
     Attributes:
         num_samples: texts a prompt.
-        best_of: whole continuations of which a text is the one of least total energy.
+        best_of: whole continuations of which a text is the one of least `GeneratedText.energy`.
         stop: strings before the first of which a text ends.
-        energies: keep the energy of each token.
+        energies: keep the energies of each token.
         batch_size: continuations written side by side.
     """
 
@@ -75,15 +79,11 @@ class TokenEnergies(NamedTuple):
     Attributes:
         tokens: -log p(token | text before) as the model predicts it.
         model: the family's own energy of each (`LanguageModel.target_energies`), if it has one.
+            Training leaves it free by a constant of each context: it does not compare texts.
     """
 
     tokens: tuple[float, ...]
     model: tuple[float, ...] | None
-
-    @property
-    def total(self) -> float:
-        """Sum of the model's own energies, or of -log p without them: what `best_of` ranks by."""
-        return sum(self.tokens if self.model is None else self.model)
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,10 @@ class GeneratedText:
         reason: what ended it: max_tokens ("length") or a stop string ("stop").
         seed: with this seed and without best_of the prompt alone gives the same text.
         seconds: from the start of its batch to its last token.
-        first_seconds: the same to its first token.
-        energies: of `tokens`, if they were asked for or had to be compared.
+        energy: mean over `tokens` of E + log Z = -log p(token | text before), nats, as the model
+            predicts them, before repetition penalty, temperature and truncation. The normaliser
+            makes it comparable between contexts, the mean between lengths: `best_of` ranks by it.
+        energies: of each of `tokens`, if they were asked for.
     """
 
     prompt: str
@@ -107,7 +109,7 @@ class GeneratedText:
     reason: Literal["length", "stop"]
     seed: int
     seconds: float
-    first_seconds: float
+    energy: float
     energies: TokenEnergies | None = None
 
     @property
@@ -132,7 +134,6 @@ class _Continuation:
     pieces: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     energies: list[float] = field(default_factory=list)
-    first_seconds: float = 0.0
     seconds: float = 0.0
 
 
@@ -144,6 +145,7 @@ def generate_texts(
     context: int,
     plan: GenerationPlan,
     on_piece: OnPiece | None = None,
+    on_tokens: OnTokens | None = None,
 ) -> Iterator[GeneratedText]:
     """Texts after prompts, in the order of the prompts, each as soon as its batch is done.
 
@@ -160,6 +162,7 @@ def generate_texts(
         plan: how many texts, and what ends them.
         on_piece: told each piece of the first text as soon as it is certain; only where the plan
             makes one text of one prompt.
+        on_tokens: told of all tokens as they are drawn.
 
     Raises:
         ConfigError: a plan that `settings` do not allow, or an empty stop string.
@@ -174,7 +177,7 @@ def generate_texts(
             stream = TextStream(tokenizer, ids.tolist(), plan.stop)
             jobs.append(_Continuation(prompt, ids, settings.seed + offset, stream))
     alone = on_piece if len(jobs) == 1 else None
-    return _generate(model, jobs, settings, context, plan, alone)
+    return _generate(model, jobs, settings, context, plan, alone, on_tokens)
 
 
 def _generate(
@@ -184,20 +187,17 @@ def _generate(
     context: int,
     plan: GenerationPlan,
     on_piece: OnPiece | None,
+    on_tokens: OnTokens | None,
 ) -> Iterator[GeneratedText]:
     candidates: list[GeneratedText] = []
     for start in range(0, len(jobs), plan.batch_size):
         batch = jobs[start : start + plan.batch_size]
-        _write(model, batch, settings, context, on_piece)
+        _write(model, batch, settings, context, on_piece, on_tokens)
         for job in batch:
             candidates.append(_finished(model, job, context, plan))
             if len(candidates) == plan.best_of:
-                yield min(candidates, key=_total_energy)
+                yield min(candidates, key=lambda text: text.energy)
                 candidates = []
-
-
-def _total_energy(text: GeneratedText) -> float:
-    return 0.0 if text.energies is None else text.energies.total
 
 
 def _write(
@@ -206,17 +206,20 @@ def _write(
     settings: SamplingSettings,
     context: int,
     on_piece: OnPiece | None,
+    on_tokens: OnTokens | None,
 ) -> None:
     begin = time.perf_counter()
     seeds = [job.seed for job in batch]
     writer = TokenWriter(model, [job.ids for job in batch], settings, context, seeds)
     while writer.going:
-        for number, token, energy in writer.write():
+        written = writer.write()
+        if on_tokens is not None:
+            on_tokens(len(written))
+        for number, token, energy in written:
             job = batch[number]
             job.tokens.append(token)
             job.energies.append(energy)
             job.seconds = time.perf_counter() - begin
-            job.first_seconds = job.first_seconds or job.seconds
             _show(job, job.stream.push(token), on_piece)
             if job.stream.ended and number in writer.going:
                 writer.end(number)
@@ -235,7 +238,7 @@ def _finished(
     model: LanguageModel, job: _Continuation, context: int, plan: GenerationPlan
 ) -> GeneratedText:
     energies = None
-    if plan.energies or plan.best_of > 1:
+    if plan.energies:
         own = model_energies(model, [*job.ids.tolist(), *job.tokens], job.ids.size, context)
         energies = TokenEnergies(tuple(job.energies), own)
     return GeneratedText(
@@ -245,7 +248,7 @@ def _finished(
         reason="stop" if job.stream.ended else "length",
         seed=job.seed,
         seconds=job.seconds,
-        first_seconds=job.first_seconds,
+        energy=sum(job.energies) / len(job.energies),
         energies=energies,
     )
 
@@ -266,14 +269,14 @@ def model_energies(
         Energies in nats, (len(tokens) - start,); nothing for a family without an energy.
     """
     text = torch.tensor([list(tokens)])
-    first = model.target_energies(text[:, :-1][:, :context], text[:, 1:][:, :context])
+    first = host_energies(model, text[:, :-1][:, :context], text[:, 1:][:, :context])
     if first is None:
         return None
     energies = first[0, start - 1 :].tolist()
     if text.shape[1] > context + 1:
         # Later tokens were predicted from windows that slid, one for each.
         for windows in text[0, 1:].unfold(0, context + 1, 1).split(_WINDOWS):
-            slid = model.target_energies(windows[:, :-1], windows[:, 1:])
+            slid = host_energies(model, windows[:, :-1], windows[:, 1:])
             assert slid is not None
             energies += slid[:, -1].tolist()
     return tuple(energies)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ebm_wgpu.errors import ConfigError, DataError
-from ebm_wgpu.files import write_atomically
+from ebm_wgpu.errors import DataError
+from ebm_wgpu.files import replacing, writing
 from ebm_wgpu.text.folders import read_text
+from ebm_wgpu.text.streaming import check_output
 from ebm_wgpu.text.tokenizer_base import END_OF_TEXT
 
 if TYPE_CHECKING:
@@ -62,32 +65,80 @@ def _json_prompt(line: str, name: str) -> str:
     return prompt
 
 
-def write_texts(path: Path, texts: Sequence[GeneratedText]) -> None:
-    """Write texts to `path`, whole or not at all.
+class TextsFile:
+    """A file of texts that is written while they come, each on the disk at once.
 
     A name that ends in .jsonl gets a JSON object a line (`record`), any other the texts with their
     prompts, separated by lines <|endoftext|> as in a prepared corpus.
 
-    Raises:
-        ConfigError: the file cannot be written.
+    A context manager: the file takes its place when the block ends. If an exception ends it, Ctrl-C
+    too, it has the texts that were whole by then; without any, what was there before stays. A
+    process that is killed leaves them beside it, in .tmp-NAME.*.
+
+    Attributes:
+        kept: texts in the file, once the block has ended.
     """
-    as_json = path.suffix == ".jsonl"
-    lines = _json_lines(texts) if as_json else separated(text.whole for text in texts)
-    try:
-        write_atomically(path, "".join(lines).encode())
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written ({error.strerror}): choose another --output"
-        ) from error
 
+    def __init__(self, path: Path) -> None:
+        """Find out whether `path` can be written to; nothing is before the first text.
 
-def _json_lines(texts: Sequence[GeneratedText]) -> Iterator[str]:
-    for text in texts:
-        yield json.dumps(record(text), ensure_ascii=False, allow_nan=False) + "\n"
+        Raises:
+            DataError: the folder is missing or cannot be written to, or `path` is a folder.
+        """
+        check_output(path)
+        self.kept = 0
+        self._path = path
+        self._count = self._size = 0
+        self._opened = contextlib.ExitStack()
+        self._file: FileIO | None = None
+
+    def add(self, text: GeneratedText) -> None:
+        """Append a text.
+
+        Raises:
+            CheckpointError: the disk is full or fails; what was whole before stays so.
+        """
+        if self._path.suffix == ".jsonl":
+            content = json.dumps(record(text), ensure_ascii=False, allow_nan=False) + "\n"
+        else:
+            content = framed(text.whole, first=not self._count)
+        data = memoryview(content.encode())
+        size = self._size + len(data)
+        with writing(self._path):
+            if self._file is None:
+                temporary = self._opened.enter_context(replacing(self._path))
+                self._file = self._opened.enter_context(temporary.open("wb", buffering=0))
+            # A disk that becomes full takes a part first, and complains about the rest.
+            while data:
+                data = data[self._file.write(data) :]
+        self._count, self._size = self._count + 1, size
+
+    def __enter__(self) -> TextsFile:
+        """The file itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the file in its place if it has a whole text.
+
+        Raises:
+            CheckpointError: the disk fails.
+        """
+        with writing(self._path):
+            if self._file is None or not self._count:
+                self._opened.__exit__(kind, error, traceback)
+                return
+            self._file.truncate(self._size)
+            self._opened.close()
+        self.kept = self._count
 
 
 def record(text: GeneratedText) -> dict[str, Any]:
-    """A text as JSON holds it; the energies of its tokens only if they were asked for."""
+    """A text as JSON holds it; the energies of each token only if they were asked for."""
     fields: dict[str, Any] = {
         "prompt": text.prompt,
         "text": text.text,
@@ -96,16 +147,15 @@ def record(text: GeneratedText) -> dict[str, Any]:
         "seed": text.seed,
         "seconds": text.seconds,
         "tokens_per_second": text.tokens_per_second,
+        "energy_per_token": text.energy,
     }
     if text.energies is not None:
         fields["token_energies"] = list(text.energies.tokens)
         own = text.energies.model
         fields["model_energies"] = None if own is None else list(own)
-        fields["total_energy"] = text.energies.total
     return fields
 
 
-def separated(texts: Iterator[str]) -> Iterator[str]:
-    """Texts with a line <|endoftext|> between them, each ending in a line end."""
-    for number, text in enumerate(texts):
-        yield f"{END_OF_TEXT}\n{text}\n" if number else f"{text}\n"
+def framed(text: str, *, first: bool) -> str:
+    """A text ending in a line end, after a line <|endoftext|> unless it is the first."""
+    return f"{text}\n" if first else f"{END_OF_TEXT}\n{text}\n"

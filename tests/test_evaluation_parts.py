@@ -54,7 +54,7 @@ def one_thread():
 def loaded(device, *overrides: str) -> LoadedRun:
     """A model as it stands before training, its parameters stirred so that nothing is even."""
     tokenizer = make_tokenizer("char", TEXT)
-    config = apply_overrides(Config(), [*OVERRIDES, *overrides])
+    config = apply_overrides(apply_overrides(Config(), OVERRIDES), overrides)
     torch.manual_seed(0)
     model = build_model(config, tokenizer.vocab_size, device)
     ids = tokenizer.encode(TEXT)
@@ -174,6 +174,18 @@ def test_latents_that_the_configuration_excludes_are_named(numba_device):
     assert [latent.latent for latent in report.latents] == ["mean", "langevin"]
     assert "energy.form=normalized" in report.refused["exact"]
     assert report.latents[1].draws == 2
+
+
+def test_a_memory_that_could_not_search_is_refused_before_anything_is_measured(numba_device):
+    run = loaded(numba_device, "memory.n_neighbours=65")
+    seen = []
+    with pytest.raises(ConfigError, match=r"n_neighbours=65 must be <= 64 .*capacity=20000"):
+        evaluate_parts(
+            run, stream(run), len(TEXT), ["perplexity", "online"],
+            dataclasses.replace(SETTINGS, capacity=20000), lambda *told: seen.append(told),
+            fit_on=stream(run),
+        )  # fmt: skip
+    assert not seen
 
 
 def test_figures_too_large_for_a_number_are_null(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_what_ended_a_text_and_its_tokens_are_told() -> None:
             assert written in (text.text + "c", text.text + "b a")
         else:
             assert (written, len(text.tokens)) == (text.text, 14)
-        assert 0 < text.first_seconds <= text.seconds
+        assert text.seconds > 0
     reasons = {text.reason for text in generate(model, PROMPTS, num_samples=4, stop=("c",))}
     assert reasons == {"stop", "length"}
 
@@ -95,20 +96,87 @@ def test_one_text_arrives_in_pieces_while_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(("make", "own"), [(transformer, False), (nano, True), (ebt, True)])
-def test_best_of_keeps_the_continuation_of_least_total_energy(make, own: bool) -> None:
+def test_best_of_keeps_the_continuation_of_least_energy_a_token(make, own: bool) -> None:
     model = sharp(make())
     settings = dataclasses.replace(SETTINGS, max_tokens=5)
     every = generate(model, ["ab", "c"], settings, num_samples=6, energies=True)
-    totals = [text.energies.total for text in every if text.energies is not None]
+    means = [text.energy for text in every]
     best = generate(model, ["ab", "c"], settings, num_samples=2, best_of=3, batch_size=4)
-    expected = [min(range(start, start + 3), key=totals.__getitem__) for start in (0, 3, 6, 9)]
+    expected = [min(range(start, start + 3), key=means.__getitem__) for start in (0, 3, 6, 9)]
     assert [text.tokens for text in best] == [every[place].tokens for place in expected]
     assert [text.seed for text in best] == [every[place].seed for place in expected]
-    assert len({round(total, 4) for total in totals}) > 6
-    energies = every[0].energies
-    assert energies is not None
-    assert (energies.model is not None) == own
-    assert energies.total == pytest.approx(sum(energies.model or energies.tokens))
+    assert len({round(mean, 4) for mean in means}) > 6
+    for text in every:
+        assert text.energies is not None
+        assert (text.energies.model is not None) == own
+        assert text.energy == pytest.approx(np.mean(text.energies.tokens))
+    assert all(text.energies is None for text in best)
+
+
+class FreeOffsets:
+    """p(next | last token) from a table, and energies -log p with a constant for each context."""
+
+    def __init__(self, offsets: np.ndarray) -> None:
+        table = np.random.default_rng(1).dirichlet(np.full(11, 0.5), 11)
+        self.log_table = torch.tensor(np.log(table))
+        self.offsets = torch.tensor(offsets)
+
+    def next_token_log_probs(self, tokens: torch.Tensor, latent: str, seed: int) -> torch.Tensor:
+        return self.log_table[tokens[:, -1]]
+
+    def target_energies(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.offsets[tokens] - self.log_table[tokens, targets]
+
+
+def test_what_training_leaves_free_in_an_energy_chooses_no_text() -> None:
+    offsets = np.random.default_rng(2).normal(0, 20, 11)
+    plain, shifted = FreeOffsets(np.zeros(11)), FreeOffsets(offsets)
+    settings = dataclasses.replace(SETTINGS, max_tokens=6)
+    every = generate(shifted, PROMPTS, settings, num_samples=8, energies=True)
+    best = generate(shifted, PROMPTS, settings, best_of=8)
+    for number, text in enumerate(best):
+        drawn = every[8 * number : 8 * number + 8]
+        assert text.tokens == min(drawn, key=lambda text: text.energy).tokens
+    assert [text.tokens for text in best] == [
+        text.tokens for text in generate(plain, PROMPTS, settings, best_of=8)
+    ]
+    # The sum of its own energies would have chosen otherwise, for these offsets.
+    totals = [sum(text.energies.model) for text in every]  # type: ignore[union-attr, arg-type]
+    by_total = [int(np.argmin(totals[start : start + 8])) for start in range(0, 32, 8)]
+    assert [every[8 * n + place].tokens for n, place in enumerate(by_total)] != [
+        text.tokens for text in best
+    ]
+
+
+def test_lengths_of_texts_choose_none_of_them() -> None:
+    """Texts end at a stop string: a sum would prefer those that end soon."""
+    model = FreeOffsets(np.zeros(11))
+    every = generate(model, PROMPTS, num_samples=8, stop=("a",))
+    best = generate(model, PROMPTS, best_of=8, stop=("a",))
+    ids = [TOKENIZER.encode(text.prompt or "\n").tolist() for text in every]
+    sums = [
+        -sum(float(model.log_table[a, b]) for a, b in itertools.pairwise([start[-1], *text.tokens]))
+        for start, text in zip(ids, every, strict=True)
+    ]
+    means = [total / len(text.tokens) for total, text in zip(sums, every, strict=True)]
+    groups = [range(start, start + 8) for start in range(0, 32, 8)]
+    chosen = [min(group, key=means.__getitem__) for group in groups]
+    assert [text.tokens for text in best] == [every[place].tokens for place in chosen]
+    assert chosen != [min(group, key=sums.__getitem__) for group in groups]
+    assert len({len(text.tokens) for text in every}) > 4
+
+
+def test_tokens_are_told_as_they_are_drawn_those_of_discarded_texts_too() -> None:
+    drawn: list[int] = []
+    model = FreeOffsets(np.zeros(11))
+    settings, plan = dataclasses.replace(SETTINGS, max_tokens=5), GenerationPlan(best_of=3)
+    prompts = [Prompt("a"), Prompt("b")]
+    texts = generate_texts(
+        model, TOKENIZER, prompts, settings, CONTEXT, plan, on_tokens=drawn.append
+    )  # type: ignore[arg-type]
+    assert len(next(texts).tokens) == 5
+    assert drawn == [6] * 5
+    assert len(list(texts)) == 1
 
 
 @pytest.mark.parametrize("make", [transformer, nano, ebt, splat, splat_transformer])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.generation_text import TextStream
-from ebm_wgpu.text.tokenizers import make_tokenizer
+from ebm_wgpu.text.tokenizers import TextTokenizer, make_tokenizer
 
 GPT2 = make_tokenizer("gpt2", "")
 CHARACTERS = make_tokenizer("char", "abc ")
@@ -87,3 +89,62 @@ def test_an_unfinished_character_is_shown_at_the_end() -> None:
 def test_an_empty_stop_string_is_an_error() -> None:
     with pytest.raises(ConfigError, match="a stop string is empty"):
         TextStream(GPT2, [], ("a", ""))
+
+
+ANY_TEXT = st.text("ab é日🙂\N{REPLACEMENT CHARACTER}\n", max_size=12)
+
+
+@st.composite
+def written(draw: st.DrawFn) -> tuple[TextTokenizer, list[int], list[int]]:
+    """A tokenizer, a prompt, and tokens after it, some of them at random: bytes cut anywhere."""
+    kind = draw(st.sampled_from(["bpe", "bpe", "char", "word"]))
+    trained_on = "a" + draw(ANY_TEXT) * 3
+    tokenizer = make_tokenizer(kind, trained_on, 270 if kind == "bpe" else None)
+    some = st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20)
+    of_text = ANY_TEXT.map(lambda text: tokenizer.encode(text).tolist())
+    parts = draw(st.lists(some | of_text, max_size=8))
+    return tokenizer, draw(of_text), [token for part in parts for token in part]
+
+
+@settings(max_examples=50)
+@given(written())
+def test_pieces_are_the_text_though_few_tokens_are_decoded_at_a_time(
+    case: tuple[TextTokenizer, list[int], list[int]],
+) -> None:
+    tokenizer, prompt, tokens = case
+    decode, decoded = tokenizer.decode, []
+
+    def watched(ids: list[int]) -> str:
+        decoded.append(len(ids))
+        return decode(ids)
+
+    tokenizer.decode = watched  # type: ignore[assignment, method-assign]
+    found = TextStream(tokenizer, prompt)
+    del decoded[:]
+    shown = list(accumulate(found.push(token) for token in tokens))
+    assert max(decoded, default=0) <= 5
+    start = len(decode(prompt))
+    for count, text in enumerate(shown, 1):
+        expected = decode(prompt + tokens[:count])[start:]
+        # Only a last character that may not be complete is held back.
+        assert text in (expected, expected.removesuffix("\N{REPLACEMENT CHARACTER}"))
+    assert "".join([*shown[-1:], found.finish()]) == decode(prompt + tokens)[start:]
+
+
+@pytest.mark.parametrize("lead", ["", "🙂"])
+def test_a_long_run_of_broken_characters_is_decoded_by_few(lead: str) -> None:
+    """Continuation bytes without a beginning, after none and after three of four bytes."""
+    tokenizer = make_tokenizer("bpe", "a", 257)
+    tokens = [*tokenizer.encode(lead).tolist()[:3], *tokenizer.encode("é").tolist()[1:] * 40]
+    lengths = []
+    decode = tokenizer.decode
+
+    def watched(ids: list[int]) -> str:
+        lengths.append(len(ids))
+        return decode(ids)
+
+    tokenizer.decode = watched  # type: ignore[assignment, method-assign]
+    found = TextStream(tokenizer, [])
+    text = "".join(found.push(token) for token in tokens) + found.finish()
+    assert text == decode(tokens)
+    assert max(lengths) == 5

@@ -224,6 +224,15 @@ def _warnings(runs: Sequence[RunSummary]) -> tuple[str, ...]:
             "the kept evaluations scored different parts of the text: repeat ebm evaluate --save "
             "with the same --tokens, or none"
         )
+    windows = {(scores.context, scores.stride) for scores in saved}
+    if len(windows) > 1:
+        read = " and ".join(
+            f"{context:,} tokens in strides of {stride:,}" for context, stride in sorted(windows)
+        )
+        warnings.append(
+            f"the kept evaluations read {read}: a longer context or a shorter stride reads lower; "
+            "compare runs of one data.eval_context and data.eval_stride"
+        )
     capacities = {scores.capacity for scores in saved if scores.capacity is not None}
     if len(capacities) > 1:
         sizes = " and ".join(f"{capacity:,}" for capacity in sorted(capacities))

@@ -89,12 +89,19 @@ def diagnose(path: str | Path) -> Diagnosis:
 
 
 def diagnose_all(
-    folder: str | Path, on_run: Callable[[int, int], None] = lambda done, total: None
+    folder: str | Path,
+    on_run: Callable[[int, int], None] = lambda done, total: None,
+    family: str | None = None,
 ) -> list[Diagnosis | Unreadable]:
     """The diagnosis of every run below `folder`, by name; one that cannot be read says why.
 
+    Args:
+        folder: where runs are, at any depth.
+        on_run: told how many are done, of how many.
+        family: model.family of those that are wanted; what cannot be read may be of any. None: all.
+
     Raises:
-        CheckpointError: there is no run.
+        CheckpointError: there is no run, or none of the family.
     """
     root = Path(folder).expanduser()
     configs = root.rglob(CONFIG_FILE)
@@ -104,8 +111,13 @@ def diagnose_all(
     results: list[Diagnosis | Unreadable] = []
     for number, run in enumerate(runs, 1):
         try:
-            results.append(diagnose(run))
+            if family is None or RunFolder(run).read_config().model.family == family:
+                results.append(diagnose(run))
         except EbmError as error:
             results.append(Unreadable(run, str(error)))
         on_run(number, len(runs))
+    if not results:
+        raise CheckpointError(
+            f"{root} holds no run of model.family={family}: name another folder or family"
+        )
     return results

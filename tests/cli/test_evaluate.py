@@ -50,12 +50,12 @@ def test_random_latents_come_with_their_standard_error(trained: Trained) -> None
 def test_every_part_is_printed_and_in_the_json(trained: Trained) -> None:
     run, _ = trained
     options = ("--part", "all", "--tokens", 96, "--texts", 2, "--prompt-tokens", 6, "--words", 7)
-    options = (*options, "--max-tokens", 8, "--draws", 2, "--latent", "exact")
+    options = (*options, "--max-tokens", 8, "--draws", 2, "--latent", "exact", "--capacity", 64)
     shown = ebm("evaluate", "--checkpoint", run, *options).stdout
     for part in (
         "static", "bits per byte", "langevin", "score matching", "coverage", "AUROC", "distinct-4",
         "repetition", "2 texts of 8 tokens", "own energy", '"a and b"', "composition of 7 words",
-        "online         not available: no training text was held out",
+        "memory of 64 states, all compared, fitted on",
     ):  # fmt: skip
         assert part in shown
     record = json.loads(ebm("evaluate", "--checkpoint", run, *options, "--json").stdout)
@@ -65,7 +65,8 @@ def test_every_part_is_printed_and_in_the_json(trained: Trained) -> None:
     assert record["energy"][1]["noise"]["auroc"] > 0.9
     assert record["text"]["n_texts"] == 2
     assert record["composition"]["n_pairs"] == 14
-    assert list(record["unavailable"]) == ["online"]
+    assert record["online"]["settings"]["fitted_tokens"] > 100
+    assert "unavailable" not in record
 
 
 @pytest.fixture
@@ -96,6 +97,18 @@ def test_online_stands_beside_static_and_is_kept(held_out: Path) -> None:
     assert kept is not None
     assert (kept.static, kept.online) == (static["word_perplexity"], online["word_perplexity"])
     assert (kept.step, kept.capacity) == (2, 64)
+    result = ebm("evaluate", "--checkpoint", held_out, "--part", "energy", "--save")
+    assert (result.exit_code, result.stderr.strip()) == (0, "")
+    assert read_scores(RunFolder(held_out)) == kept
+    file = held_out / "evaluation.json"
+    document = json.loads(file.read_text("utf-8"))
+    assert document["valid"]["energy"][0]["measure"] == "text"
+    # As if it had been kept at an earlier step.
+    file.write_text(json.dumps({"valid": document["valid"] | {"step": 1}}), encoding="utf-8")
+    result = ebm("evaluate", "--checkpoint", held_out, "--part", "energy", "--save")
+    said = f"note: the valid figures of step=1 (now 2) are replaced in {file}"
+    assert result.stderr.strip() == said
+    assert read_scores(RunFolder(held_out)) is None
 
 
 def test_a_learned_composition_stands_beside_the_others(trained: Trained, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""`ebm train`, `evaluate` and `sample` for the families without splats, as a user runs them."""
+"""`ebm train`, `evaluate`, `sample` and `diagnose` for the families without splats."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,13 @@ Runs = dict[str, Path]
 
 @pytest.fixture(scope="module")
 def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """A run of each family, from its preset."""
+    """A run of each family, those with a preset of their own from that."""
     folders = {}
     for family, settings in SETTINGS.items():
         run = tmp_path_factory.mktemp("runs") / family
+        preset = ["--config", "shakespeare-transformer"] if family == "transformer" else []
         result = ebm(
-            "train", "--model", family, "--config", f"shakespeare-{family}", "--dataset", corpus,
+            "train", "--model", family, *preset, "--dataset", corpus,
             "--device", "numba", "--run", run, *TINY, *settings,
         )  # fmt: skip
         assert result.exit_code == 0, result.output
@@ -58,10 +60,25 @@ def sample(run: Path, *options: object) -> str:
 def test_a_run_has_no_splats_and_can_be_scored(runs: Runs, family: str) -> None:
     run = runs[family]
     assert not list(run.rglob("splats.h5"))
-    assert json.loads((run / "config.json").read_text())["model"]["family"] == family
-    record = evaluate(run)
+    config = json.loads((run / "config.json").read_text())
+    assert (config["model"]["family"], config["data"]["tokenizer"]) == (family, "char")
+    record = evaluate(run, "--model", family)
     assert (record["step"], record["latent"], record["think_steps"]) == (6, "mean", None)
     assert 1 < float(str(record["token_perplexity"])) < 40
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_a_run_is_diagnosed(runs: Runs, family: str) -> None:
+    shown = ebm("diagnose", runs[family], "--model", family)
+    assert shown.exit_code == 0, shown.output
+    assert f"family {family}, step 6 of 6 planned" in shown.stdout
+    record = json.loads(ebm("diagnose", runs[family], "--json").stdout)
+    assert (record["family"], record["step"]) == (family, 6)
+    assert record["quality"] in ("excellent", "good", "fair", "bad")
+    assert record["trend"] in ("converging", "stable", "needs attention", "diverging")
+    assert record["last_valid"]["token_perplexity"] > 1
+    (last,) = record["checkpoints"]
+    assert (last["step"], last["damage"], last["splats"]) == (6, None, None)
 
 
 @pytest.mark.parametrize("family", SETTINGS)
@@ -85,12 +102,35 @@ def test_thinking_longer_changes_the_score(runs: Runs) -> None:
     assert sample(runs["ebt"], "--think-steps", 3, "--think-best-of", 2, "--latent", "exact")
 
 
+@pytest.mark.parametrize("family", ["nano", "ebt"])
+def test_steps_are_as_long_as_their_rule_says(runs: Runs, family: str, tmp_path: Path) -> None:
+    """Next to no step is left where curvature allows a millionth of what descent can take."""
+    run = tmp_path / "run"
+    shutil.copytree(runs[family], run)
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    config[family]["spectral_c"] = 1e-6
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    trained = evaluate(run, "--tokens", 40)
+    learned, spectral = (
+        evaluate(run, "--tokens", 40, "--think-rule", rule) for rule in ("learned", "spectral")
+    )
+    assert [record["think_rule"] for record in (trained, learned, spectral)] == [
+        None, "learned", "spectral",
+    ]  # fmt: skip
+    assert learned["nll_per_token"] == trained["nll_per_token"] != spectral["nll_per_token"]
+    if family == "nano":
+        first = evaluate(run, "--tokens", 40, "--think-steps", 0)
+        assert spectral["nll_per_token"] == pytest.approx(first["nll_per_token"], abs=1e-5)
+    assert sample(run, "--think-rule", "spectral", "--max-tokens", 3).startswith("the cat")
+
+
 @pytest.mark.parametrize("command", [("evaluate",), ("sample", "--prompt", "the")])
 @pytest.mark.parametrize(
     ("family", "options", "words"),
     [
         ("transformer", ["--think-steps", 2], "think_steps=2 is for models that refine"),
         ("transformer", ["--think-best-of", 2], "think_best_of=2 is for models that refine"),
+        ("transformer", ["--think-rule", "spectral"], "think_rule=spectral is for models that re"),
         ("transformer", ["--latent", "exact"], "latent=exact must be mean for model.family=tran"),
         ("nano", ["--think-best-of", 2], "think_best_of=2 is for models that start from noise"),
         ("nano", ["--think-steps", -1], "nano.think_steps=-1 must be >= 0"),

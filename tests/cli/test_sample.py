@@ -6,7 +6,9 @@ import itertools
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from ebm_wgpu.cli import _written
+from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.generation import TokenWriter, WrittenToken
 from ebm_wgpu.text.tokenizers import make_tokenizer
 
@@ -111,8 +115,74 @@ def test_a_file_of_prompts_gets_the_texts_they_get_alone(trained: Trained, tmp_p
         assert whole == sample(run, record["prompt"], "--seed", record["seed"])
         assert (len(record["tokens"]), record["reason"]) == (12, "length")
         assert record["tokens_per_second"] == pytest.approx(12 / record["seconds"])
-    pattern = r"6 texts, 72 tokens in [\d.]+ s: [\d,.]+ tokens/s, first token after [\d.]+ s\n"
-    assert re.fullmatch(pattern, result.stderr)
+    assert re.fullmatch(speed_line("6 texts, ", 72), result.stderr)
+
+
+def speed_line(texts: str, tokens: int) -> str:
+    """The pattern of the line about the speed."""
+    return (
+        rf"{texts}{tokens} tokens drawn in [\d.]+ s: [\d,.]+ tokens/s, first token after [\d.]+ s\n"
+    )
+
+
+def test_the_speed_is_that_of_all_tokens_drawn(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Discarded continuations count, and the first token is that of the command."""
+    clock = itertools.count()
+    monkeypatch.setattr(_written, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    arguments = ("--checkpoint", trained[0], "--device", "numba", "--prompt", "the cat")
+    arguments = (*arguments, "--max-tokens", 5, "--best-of", 3, "--batch-size", 1)
+    result = ebm("sample", *arguments)
+    assert result.exit_code == 0, result.output
+    # Asked at the start, at the first token, and at the end.
+    expected = "15 tokens drawn in 2.00 s: 7.5 tokens/s, first token after 1.000 s\n"
+    assert result.stderr == expected
+
+
+def stopping_after(count: int, error: BaseException) -> Callable[[TokenWriter], list[WrittenToken]]:
+    """`TokenWriter.write` that raises when it was called `count` times."""
+    write, calls = TokenWriter.write, itertools.count()
+
+    def stopping(writer: TokenWriter) -> list[WrittenToken]:
+        if next(calls) == count:
+            raise error
+        return write(writer)
+
+    return stopping
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [(KeyboardInterrupt(), "Aborted!"), (DeviceError("the GPU is gone"), "Error: the GPU is gone")],
+)
+def test_what_is_done_is_kept_when_the_rest_is_not(
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    last: str,
+) -> None:
+    file, output = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    file.write_text("the cat\na dog\nthe moon\nthe river\n")
+    arguments = ("sample", "--checkpoint", trained[0], "--device", "numba", "--prompt-file", file)
+    arguments = (*arguments, "--max-tokens", 4, "--batch-size", 2, "--output", output)
+    assert ebm(*arguments).exit_code == 0
+    every = [(record["prompt"], record["text"]) for record in records(output)]
+    # In the second batch of two prompts.
+    monkeypatch.setattr(TokenWriter, "write", stopping_after(6, error))
+    result = ebm(*arguments)
+    assert result.exit_code == 1
+    assert f"{output} holds the 2 texts that were finished" in result.stderr
+    assert result.stderr.splitlines()[-1] == last
+    assert [(record["prompt"], record["text"]) for record in records(output)] == every[:2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "prompts.txt"]
+
+
+def test_a_file_that_cannot_be_written_is_known_before_the_model_is_read(tmp_path: Path) -> None:
+    output = tmp_path / "none" / "out.txt"
+    arguments = ("--checkpoint", tmp_path / "no run", "--prompt", "x", "--output", output)
+    one_line_error(ebm("sample", *arguments), r"out\.txt cannot be written: .*none is no folder")
 
 
 def test_a_file_can_be_one_prompt_of_several_lines(trained: Trained, tmp_path: Path) -> None:
@@ -140,8 +210,8 @@ def test_energies_are_shown_and_rank_continuations(trained: Trained, tmp_path: P
     assert len({record["text"] for record in every}) > 1
     shown = sample(run, "the cat", *arguments, 1, "--best-of", 4)
     (best,) = records(output)
-    assert best["tokens"] == min(every, key=lambda record: record["total_energy"])["tokens"]
-    assert best["total_energy"] == pytest.approx(sum(best["model_energies"]))
+    assert best["tokens"] == min(every, key=lambda record: record["energy_per_token"])["tokens"]
+    assert best["energy_per_token"] == pytest.approx(np.mean(best["token_energies"]))
     lines = shown.splitlines()
     table = lines[[line.split() for line in lines].index(["-log", "p", "energy", "token"]) + 1 :]
     assert len(table) == 13
@@ -149,8 +219,8 @@ def test_energies_are_shown_and_rank_continuations(trained: Trained, tmp_path: P
         table, best["token_energies"], best["model_energies"], strict=False
     ):
         assert line.startswith(f"{token:10.4f} {own:10.4f}  '")
-    totals = f"{sum(best['token_energies']):10.4f} {best['total_energy']:10.4f}"
-    assert table[-1] == f"{totals}  total, nats"
+    means = f"{best['energy_per_token']:10.4f} {np.mean(best['model_energies']):10.4f}"
+    assert table[-1] == f"{means}  mean, nats a token"
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_bad_arguments_are_one_line_errors(arguments: list[str], words: str) -> 
         (b"", "is empty"),
         (b"\x00\x01\x02" * 1000, "byte"),
         (b"abc \xff\xfe def" * 100, "byte"),
-        (b"too short\n", "short|tokens"),
+        (b"too short\n", "is too short to cut into training and validation: give a longer one"),
     ],
 )
 def test_bad_corpora_are_one_line_errors(content: bytes, words: str, tmp_path: Path) -> None:
@@ -137,6 +137,17 @@ def test_bad_corpora_are_one_line_errors(content: bytes, words: str, tmp_path: P
     path.write_bytes(content)
     run = tmp_path / "run"
     one_line_error(ebm("train", "--config", "nano", "--dataset", path, "--run", run, *TINY), words)
+    assert not (run / "checkpoints").exists()
+
+
+def test_a_block_beyond_the_corpus_is_a_one_line_error(corpus: Path, tmp_path: Path) -> None:
+    run, arguments = tmp_path / "run", ("train", "--config", "nano", "--dataset", corpus)
+    sizes = ("data.block_size=9000", "data.eval_context=9000")
+    one_line_error(
+        ebm(*arguments, "--run", run, *TINY, *sizes),
+        r"training text of \S+corpus\.txt has \d+ tokens, a window of block size 9000 needs 9001: "
+        r"give a longer text or a smaller data\.block_size\n",
+    )
     assert not (run / "checkpoints").exists()
 
 

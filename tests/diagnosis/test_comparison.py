@@ -53,9 +53,9 @@ def test_figures_that_cannot_be_compared_come_with_a_warning(plant, numba_device
     assert "different texts" in compare([a.path, c.path], numba_device).warnings[0]
 
 
-def kept(static, online=None, capacity=None, step=100, n_words=70):
+def kept(static, online=None, capacity=None, step=100, n_words=70, window=(16, 8)):
     """What `ebm evaluate --save` keeps, as far as it is read."""
-    figures = {"n_words": n_words, "context": 16, "stride": 8}
+    figures = {"n_words": n_words, "context": window[0], "stride": window[1]}
     record = {"step": step, "word_perplexity": static, **figures}
     if online is not None:
         record["online"] = {
@@ -91,14 +91,25 @@ def test_kept_evaluations_stand_beside_the_figures_of_training(plant, numba_devi
 
 
 def test_kept_evaluations_that_differ_come_with_a_warning(plant, numba_device):
-    a, b = (plant(losses([6.0, 5.0]), name=name) for name in "ab")
+    a, b, c = (plant(losses([6.0, 5.0]), name=name) for name in "abc")
     save_evaluation(a, "valid", kept(150.0, 100.0, 64))
     save_evaluation(b, "valid", kept(150.0, 90.0, 4096))
     (warning,) = compare([a.path, b.path], numba_device).warnings
     assert "memories of 64 and 4,096 states" in warning
-    save_evaluation(b, "valid", kept(150.0, n_words=7))
-    (warning,) = compare([a.path, b.path], numba_device).warnings
+    save_evaluation(c, "valid", kept(150.0, n_words=7))
+    (warning,) = compare([a.path, c.path], numba_device).warnings
     assert "different parts of the text" in warning
+
+
+@pytest.mark.parametrize("window", [(32, 8), (16, 4)])
+def test_kept_evaluations_of_other_windows_come_with_a_warning(plant, numba_device, window):
+    a, b = (plant(losses([6.0, 5.0]), name=name) for name in "ab")
+    save_evaluation(a, "valid", kept(150.0))
+    save_evaluation(b, "valid", kept(140.0, window=window))
+    (warning,) = compare([a.path, b.path], numba_device).warnings
+    assert "16 tokens in strides of 8" in warning
+    assert f"{window[0]} tokens in strides of {window[1]}" in warning
+    assert "compare runs of one data.eval_context and data.eval_stride" in warning
 
 
 def test_runs_of_one_name_and_checkpoints_of_one_run_are_told_apart(plant, numba_device):

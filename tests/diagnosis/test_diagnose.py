@@ -47,6 +47,20 @@ def test_every_run_below_a_folder_is_found_and_a_broken_one_says_why(plant, tmp_
     assert rows[1][5] == "unreadable"
 
 
+def test_runs_of_a_family_are_chosen(plant, tmp_path):
+    plant(losses([6.0, 5.0, 4.0]), {100: splats()}, name="a")
+    plant(losses([6.0, 5.0, 4.0]), {100: None}, name="b", family="transformer")
+    (result,) = diagnose_all(tmp_path, family="transformer")
+    assert result.evidence.path == tmp_path / "b"
+    with pytest.raises(CheckpointError, match=r"holds no run of model\.family=nano"):
+        diagnose_all(tmp_path, family="nano")
+    broken = plant(losses([6.0, 5.0]), name="c")
+    (broken.path / "config.json").write_text("[")
+    # Nobody knows of which family it is.
+    results = diagnose_all(tmp_path, family="transformer")
+    assert [type(result) for result in results] == [Diagnosis, Unreadable]
+
+
 def test_a_folder_without_runs_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="holds no run"):
         diagnose_all(tmp_path)
