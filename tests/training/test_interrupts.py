@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import threading
@@ -13,7 +14,11 @@ HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGUP])
-def test_the_first_signal_is_a_request(number):
+def test_the_first_signal_is_a_request(number, request):
+    # Whoever runs the tests may ignore hangups, as nohup does.
+    request.addfinalizer(functools.partial(signal.signal, number, signal.getsignal(number)))
+    if number == HANGUP:
+        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
         assert not interrupts.requested
