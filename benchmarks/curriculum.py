@@ -153,7 +153,7 @@ def main() -> None:
         preset="prototype",
         minutes=4.0,
         device="numba",
-        eval_every=50,
+        eval_every=25,
         positions=512,
         seed=0,
     )

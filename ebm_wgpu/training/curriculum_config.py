@@ -25,7 +25,7 @@ class CurriculumConfig:
         ge=1,
     )
     temperatures: tuple[float, ...] = option(
-        (2.0, 1.4, 1.0), "temperature of each phase, the last being energy.temperature", gt=0
+        (1.2, 1.1, 1.0), "temperature of each phase, the last being energy.temperature", gt=0
     )
     shares: tuple[float, ...] = option(
         (0.2, 0.3, 0.5),
