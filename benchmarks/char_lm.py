@@ -292,7 +292,7 @@ def main() -> None:
             rows,
         )
         payload = {
-            "settings": vars(arguments) | {"output": str(arguments.output)},
+            "settings": {k: v for k, v in vars(arguments).items() if k != "output"},
             "block": BLOCK,
             "batch": BATCH,
             "rows": rows,
