@@ -52,7 +52,7 @@ def check(report: str, count: int, seed: int) -> None:
 
 
 def test_a_few_faults_lose_nothing(tmp_path: Path) -> None:
-    check(inject(tmp_path, 18, 0), 18, 0)
+    check(inject(tmp_path, 9, 0), 9, 0)
 
 
 @pytest.mark.slow
