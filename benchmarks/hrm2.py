@@ -13,8 +13,8 @@ judging queries, or on --mass-queries of them from --large directions on.
 
 A graph of a million directions takes long to build: from --large directions on HNSW has half the
 links and searches less while it is built (links 16 and efConstruction 24 in place of 32 and 40),
-and the case has 256 dimensions, which needs about 8 GiB. The cases take about eight minutes
-together on two cores; the file is written after each of them, so that what is done is kept.
+and the case has 256 dimensions, to fit into a few GiB. The file, which names the seconds of each
+case, is written after each of them, so that what is done is kept.
 """
 
 from __future__ import annotations
