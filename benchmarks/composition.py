@@ -8,18 +8,15 @@ language model remembers, and the two maps that need no learning. What `ebm comp
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 
 from _common import Claim, parse_arguments, print_table, write_result
-from language_model import train
+from language_model import given_or_trained
 
 from ebm_wgpu.embedding import TextEmbedder
 from ebm_wgpu.kernels import open_device
 from ebm_wgpu.text.corpora import load_corpus
 from ebm_wgpu.training.composition_fitting import LEARNED, fit_composition
-from ebm_wgpu.training.loading import load_run
 
 
 def main() -> None:
@@ -34,11 +31,7 @@ def main() -> None:
         steps=600,
     )
     device = open_device(arguments.device)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(arguments.run or Path(folder) / "run")
-        if not arguments.run:
-            train(run, arguments)
-        loaded = load_run(run, device)
+    loaded = given_or_trained(arguments, device)
     context = loaded.config.data.eval_context
     embedder = TextEmbedder(loaded.model, loaded.tokenizer, device, context)
     fit = fit_composition(

@@ -9,20 +9,18 @@ coverage and entropy shape a batch, not the density of a token: where they fade,
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 from _common import Claim, parse_arguments, print_table, write_result
-from language_model import train
+from language_model import given_or_trained
 
 from ebm_wgpu.config import EnergyConfig
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.kernels import KernelDevice, open_device
+from ebm_wgpu.kernels import open_device
 from ebm_wgpu.models.energy_ops import EnergyTerms
 from ebm_wgpu.text.corpora import load_corpus
-from ebm_wgpu.training.loading import load_run
+from ebm_wgpu.training.loading import LoadedRun
 from ebm_wgpu.training.score_matching import Mixture
 from ebm_wgpu.training.term_fitting import fit_terms, score_terms
 
@@ -30,12 +28,13 @@ START = 0.1
 WINDOW = 128
 
 
-def clean_points(run: Path, device: KernelDevice, count: int) -> dict[str, Any]:
+def clean_points(loaded: LoadedRun, count: int) -> dict[str, Any]:
     """Directions of next tokens and the mixtures they should come from, by split."""
-    loaded = load_run(run, device)
     model = loaded.model.splat_model
     if model is None:
-        raise ConfigError(f"{run} is no run of a splat model: train one with model.family=splat")
+        raise ConfigError(
+            f"{loaded.run.path} is no run of a splat model: train one with model.family=splat"
+        )
     found: dict[str, Any] = {}
     with torch.no_grad():
         splats = model.splats()
@@ -65,11 +64,7 @@ def main() -> None:
     )
     device = open_device(arguments.device)
     kappas = [float(kappa) for kappa in arguments.kappas.split(",")]
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(arguments.run or Path(folder) / "run")
-        if not arguments.run:
-            train(run, arguments)
-        points = clean_points(run, device, arguments.points)
+    points = clean_points(given_or_trained(arguments, device), arguments.points)
     weights = {"geometry": "lambda_geom", "composition": "lambda_comp", "entropy": "lambda_entropy"}
     ablations: dict[str, tuple[str, ...]] = {
         "mixture alone": (),

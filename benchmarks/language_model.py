@@ -11,7 +11,8 @@ from typing import Any
 
 from _common import Claim, parse_arguments, print_table, write_result
 
-from ebm_wgpu.kernels import open_device
+from ebm_wgpu.kernels import KernelDevice, open_device
+from ebm_wgpu.training.loading import LoadedRun, load_run
 
 
 def ebm(*arguments: object) -> str:
@@ -26,6 +27,16 @@ def train(run: Path, arguments: Any) -> None:
         "train", "--config", arguments.preset, "--dataset", "wikitext-2", "--run", run,
         "--device", arguments.device, f"train.max_minutes={arguments.minutes}",
     )  # fmt: skip
+
+
+def given_or_trained(arguments: Any, device: KernelDevice) -> LoadedRun:
+    """The run --run, or one that `train` makes for the time being if none is given."""
+    if arguments.run:
+        return load_run(arguments.run, device)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        train(run, arguments)
+        return load_run(run, device)
 
 
 def main() -> None:

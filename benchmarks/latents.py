@@ -9,17 +9,14 @@ finds; "off by" is its distance from the closed form, in standard errors over dr
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from _common import Claim, parse_arguments, print_table, write_result
-from language_model import train
+from language_model import given_or_trained
 
 from ebm_wgpu.config import Latent
 from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
 from ebm_wgpu.kernels import open_device
-from ebm_wgpu.training.loading import load_run
 from ebm_wgpu.training.run_data import RunData
 
 RANDOM: tuple[Latent, ...] = ("exact", "langevin")
@@ -55,11 +52,7 @@ def main() -> None:
         seed=0,
     )
     device = open_device(arguments.device)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(arguments.run or Path(folder) / "run")
-        if not arguments.run:
-            train(run, arguments)
-        loaded = load_run(run, device)
+    loaded = given_or_trained(arguments, device)
     data = RunData.load(loaded.config, loaded.tokenizer)
     text, _ = data.valid_prefix(arguments.tokens)
 
