@@ -2,9 +2,11 @@
 
 Both train for --minutes on the same text with the same backbone, softmax, optimiser, dropout and
 precision, and neither sees the --heldout end of the training text, by which the gates of memories
-are fitted. SplatLM adds the splats of the context, learned with the model, and stored splats, which
-consolidation makes of training states within the same minutes. All of the validation text is then
-scored, each token once, without memory ("static") and with the same online memory for both
+are fitted. They take turns of --turn minutes, so that a machine with other work is as busy for one
+as for the other; minutes are those of the training's own clock: initialisation, steps, evaluations
+and checkpoints. SplatLM adds the splats of the context, learned with the model, and stored splats,
+which consolidation makes of training states within the same minutes. All of the validation text is
+then scored, each token once, without memory ("static") and with the same online memory for both
 ("online": the last --capacity states are splats whose id is the token that followed). Ablations
 score SplatLM without stored splats, and by its decoder alone.
 
@@ -15,10 +17,12 @@ Runs of all the text and of 30 minutes or more add rows to the leaderboard. For 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,18 +38,22 @@ from _common import (
 )
 from _leaderboard import add_rows
 
+from ebm_wgpu.cli.train import INTERRUPTED
 from ebm_wgpu.evaluation_online import OnlineReport, score_online
 from ebm_wgpu.evaluation_readers import reader_of
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.models.splat_transformer import SplatTransformer
+from ebm_wgpu.training.checkpoints import read_checkpoint
 from ebm_wgpu.training.loading import LoadedRun, load_run
 from ebm_wgpu.training.run_consolidation import consolidate_run
 from ebm_wgpu.training.run_data import RunData
+from ebm_wgpu.training.run_folder import RunFolder
 
 CONSOLIDATION_SHARE = 0.12
 """Share of SplatLM's minutes that its consolidation gets."""
 LEADERBOARD_MINUTES = 30.0
 """Minutes of training from which on a run stands on the leaderboard."""
+_EBM_TRAIN = (str(Path(sys.executable).with_name("ebm")), "train")
 _CLOSED = -1e4
 _ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
@@ -55,24 +63,52 @@ _ALLOCATOR = {
 """Keeps freed memory for the next step instead of giving it back, for both models."""
 
 
-def train(preset: str, run: Path, minutes: float, arguments: Any, *overrides: str) -> float:
-    """Train a preset in a process of its own; the wall-clock seconds of the whole process."""
-    command = [
-        str(Path(sys.executable).with_name("ebm")), "train", "--config", preset, "--run", str(run),
+def command(preset: str, run: Path, minutes: float, arguments: Any) -> list[str]:
+    """What trains a preset."""
+    return [
+        *_EBM_TRAIN, "--config", preset, "--run", str(run),
         "--device", arguments.device, f"train.max_minutes={minutes}",
         f"train.seed={arguments.seed}", f"data.heldout_tokens={arguments.heldout}",
-        f"memory.capacity={arguments.capacity}", *overrides, *arguments.overrides.split(),
+        f"memory.capacity={arguments.capacity}", *arguments.overrides.split(),
     ]  # fmt: skip
-    threads = {"OMP_NUM_THREADS": str(arguments.threads)}
-    start = time.perf_counter()
-    subprocess.run(command, check=True, env={**os.environ, **_ALLOCATOR, **threads})
-    return time.perf_counter() - start
 
 
-def train_splats(preset: str, run: Path, device: KernelDevice, arguments: Any) -> dict[str, Any]:
-    """Train and consolidate SplatLM within the minutes; what was done and how long it took."""
-    minutes = arguments.minutes
-    taken = train(preset, run, (1 - CONSOLIDATION_SHARE) * minutes, arguments)
+def train_in_turns(commands: Mapping[Path, list[str]], turn: float, threads: int) -> None:
+    """Train runs, each in processes of its own, a turn of so many minutes after the other.
+
+    Raises:
+        CalledProcessError: a training failed.
+    """
+    environment = {**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
+    waiting = dict(commands)
+    while waiting:
+        for run, words in list(waiting.items()):
+            with subprocess.Popen(words, env=environment) as process:
+                try:
+                    status = process.wait(None if len(waiting) == 1 else 60 * turn)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGINT)
+                    status = process.wait()
+                except BaseException:
+                    process.kill()
+                    raise
+            if status == INTERRUPTED:
+                waiting[run] = [*_EBM_TRAIN, "--resume", "--run", str(run)]
+            elif status:
+                raise subprocess.CalledProcessError(status, words)
+            else:
+                del waiting[run]
+
+
+def trained_seconds(run: Path) -> float:
+    """How long a run has trained by its own clock, which goes on where it is resumed."""
+    state = read_checkpoint(RunFolder(run).checkpoint_path("last")).trainer_state()
+    return float(state["progress"]["elapsed"])
+
+
+def consolidate(run: Path, device: KernelDevice, minutes: float) -> dict[str, Any]:
+    """Consolidate SplatLM in what its training has left; what was done and how long it took."""
+    taken = trained_seconds(run)
     start = time.perf_counter()
     report = consolidate_run(run, device, seconds=max(60 * minutes - taken, 1.0))
     return {
@@ -105,6 +141,7 @@ def main() -> None:
         "wikitext",
         __doc__,
         minutes=30.0,
+        turn=5.0,
         threads=2,
         presets="wikitext-splat,wikitext-transformer",
         device="numba",
@@ -122,8 +159,15 @@ def main() -> None:
         folder = Path(arguments.runs or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         runs = {"SplatLM": folder / "splat", "CausalTransformer": folder / "transformer"}
-        plain_seconds = train(plain_preset, runs["CausalTransformer"], arguments.minutes, arguments)
-        splat = train_splats(splat_preset, runs["SplatLM"], device, arguments)
+        presets = {"SplatLM": splat_preset, "CausalTransformer": plain_preset}
+        shares = {"SplatLM": 1 - CONSOLIDATION_SHARE, "CausalTransformer": 1.0}
+        commands = {
+            run: command(presets[name], run, shares[name] * arguments.minutes, arguments)
+            for name, run in runs.items()
+        }
+        train_in_turns(commands, arguments.turn, arguments.threads)
+        plain_seconds = trained_seconds(runs["CausalTransformer"])
+        splat = consolidate(runs["SplatLM"], device, arguments.minutes)
         splat_seconds = splat["train_seconds"] + splat["consolidation_seconds"]
         loaded = {name: load_run(path, device) for name, path in runs.items()}
     data = RunData.load(loaded["SplatLM"].config, loaded["SplatLM"].tokenizer)

@@ -98,7 +98,6 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ebm_wgpu.evaluation_online import memory_text
     from ebm_wgpu.evaluation_parts import (
         PARTS,
         QUICK_PARTS,
@@ -109,6 +108,7 @@ def command(
     from ebm_wgpu.evaluation_records import save_evaluation
     from ebm_wgpu.generation_sampling import SamplingSettings
     from ebm_wgpu.kernels import open_device
+    from ebm_wgpu.online_memory import memory_text
     from ebm_wgpu.text.corpora import load_corpus
     from ebm_wgpu.text.datasets import TokenStream
     from ebm_wgpu.training.loading import load_run

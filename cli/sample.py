@@ -12,9 +12,11 @@ import click
 from . import _options
 
 if TYPE_CHECKING:
-    from ebm_wgpu.generation_batch import GeneratedText
+    from ebm_wgpu.generation_batch import GeneratedText, WritingModel
     from ebm_wgpu.generation_files import Prompt, PromptKind
     from ebm_wgpu.models.energy_transformer_config import StepRule
+    from ebm_wgpu.text.datasets import TokenStream
+    from ebm_wgpu.text.tokenizers import TextTokenizer
 
 
 @click.command("sample")
@@ -53,6 +55,18 @@ if TYPE_CHECKING:
     "--latent",
     type=click.Choice(["mean", "exact", "langevin"]),
     help="Latent to decode: closed-form mean, exact draw, or Langevin state. [as configured]",
+)
+@click.option(
+    "--read",
+    "first",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Text that the model reads before it writes, and remembers.",
+)
+@click.option(
+    "--memory",
+    type=int,
+    help="Remember this many of the last states of what was read and written, beyond the context "
+    "as well. [with --read as configured, otherwise none]",
 )
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="The same seed, the same text."
@@ -108,6 +122,8 @@ def command(
     top_p: float,
     repetition_penalty: float,
     latent: str | None,
+    first: Path | None,
+    memory: int | None,
     seed: int,
     num_samples: int,
     best_of: int,
@@ -124,6 +140,7 @@ def command(
     from ebm_wgpu.config import apply_overrides
     from ebm_wgpu.generation_batch import GenerationPlan, generate_texts
     from ebm_wgpu.generation_files import framed
+    from ebm_wgpu.generation_memory import ENDLESS, remembering
     from ebm_wgpu.generation_sampling import SamplingSettings
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.training.loading import load_run
@@ -147,14 +164,19 @@ def command(
             latent=config.sampler.latent,
             seed=seed,
         )
+        model: WritingModel = trained.model
+        context = config.data.eval_context
+        if memory is not None or first is not None:
+            model = remembering(trained, memory, _stream(first, trained.tokenizer))
+            context = ENDLESS
         live = stream and len(prompts) * num_samples * best_of == 1
         watch = Stopwatch()
         written = generate_texts(
-            trained.model,
+            model,
             trained.tokenizer,
             prompts,
             settings,
-            config.data.eval_context,
+            context,
             plan,
             (lambda piece: click.echo(piece, nl=False)) if live else None,
             watch.count,
@@ -195,6 +217,16 @@ def _keeping(output: Path | None) -> Iterator[Callable[[GeneratedText], None]]:
             what = "1 text that was" if file.kept == 1 else f"{file.kept:,} texts that were"
             click.echo(f"{output} holds the {what} finished", err=True)
         raise
+
+
+def _stream(file: Path | None, tokenizer: TextTokenizer) -> TokenStream | None:
+    """The text to read first, if there is one."""
+    if file is None:
+        return None
+    from ebm_wgpu.text.datasets import TokenStream
+    from ebm_wgpu.text.folders import read_text
+
+    return TokenStream.from_text(read_text(file), tokenizer, str(file))
 
 
 def _prompts(text: str | None, file: Path | None, kind: PromptKind) -> list[Prompt]:

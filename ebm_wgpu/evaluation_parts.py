@@ -162,7 +162,7 @@ def evaluate_parts(
         settings: how.
         on_progress: told the part, what of it is done, and all of it (0 where nothing counts it).
         fit_on: text that the memory of "online" is fitted on, see
-            `evaluation_online.memory_text`.
+            `online_memory.memory_text`.
 
     Raises:
         ConfigError: an unknown part; a setting out of range, or that the model does not go with.

@@ -14,7 +14,7 @@ from ebm_wgpu.embedding import TextEmbedder
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.nano_ebm import NanoEBM
-from ebm_wgpu.models.recall import Reader, Reading
+from ebm_wgpu.models.recall import NextReading, Reader, Reading
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.sphere import FloatArray, projx
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
@@ -43,6 +43,14 @@ class StateReader:
         log_p = self.model.token_log_probs(tokens, targets, latent="mean")
         states = self.states(tokens)
         return Reading(log_p, states, states, log_p)
+
+    @torch.no_grad()
+    def read_next(self, tokens: Tensor) -> NextReading:
+        """See `Reader`."""
+        tokens = tokens.to(place_of(self.model))
+        log_p = self.model.next_token_log_probs(tokens, latent="mean")
+        state = self.states(tokens)[:, -1]
+        return NextReading(log_p, state, state, log_p)
 
 
 def reader_of(model: LanguageModel) -> Reader | None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.generation import SamplingSettings, TokenWriter, check_prompt, prompt_ids
+from ebm_wgpu.generation import (
+    NextTokenModel,
+    SamplingSettings,
+    TokenWriter,
+    check_prompt,
+    prompt_ids,
+)
 from ebm_wgpu.generation_files import Prompt
 from ebm_wgpu.generation_text import TextStream
-from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
-from ebm_wgpu.training.placement import host_energies
+from ebm_wgpu.training.placement import EnergyModel, host_energies
 
 _WINDOWS = 16
 
@@ -71,6 +76,10 @@ class GenerationPlan:
             raise ConfigError(
                 f"seed={settings.seed} leaves no room for {count} seeds below 2^63: lower it"
             )
+
+
+class WritingModel(NextTokenModel, EnergyModel, Protocol):
+    """What writing texts asks of a model."""
 
 
 class TokenEnergies(NamedTuple):
@@ -138,7 +147,7 @@ class _Continuation:
 
 
 def generate_texts(
-    model: LanguageModel,
+    model: WritingModel,
     tokenizer: TextTokenizer,
     prompts: Sequence[Prompt],
     settings: SamplingSettings,
@@ -181,7 +190,7 @@ def generate_texts(
 
 
 def _generate(
-    model: LanguageModel,
+    model: WritingModel,
     jobs: Sequence[_Continuation],
     settings: SamplingSettings,
     context: int,
@@ -201,7 +210,7 @@ def _generate(
 
 
 def _write(
-    model: LanguageModel,
+    model: WritingModel,
     batch: Sequence[_Continuation],
     settings: SamplingSettings,
     context: int,
@@ -235,7 +244,7 @@ def _show(job: _Continuation, piece: str, on_piece: OnPiece | None) -> None:
 
 
 def _finished(
-    model: LanguageModel, job: _Continuation, context: int, plan: GenerationPlan
+    model: WritingModel, job: _Continuation, context: int, plan: GenerationPlan
 ) -> GeneratedText:
     energies = None
     if plan.energies:
@@ -255,7 +264,7 @@ def _finished(
 
 @torch.no_grad()
 def model_energies(
-    model: LanguageModel, tokens: Sequence[int], start: int, context: int
+    model: EnergyModel, tokens: Sequence[int], start: int, context: int
 ) -> tuple[float, ...] | None:
     """The family's own energy of tokens[start:], each given up to `context` tokens before it.
 

@@ -105,6 +105,33 @@ def test_both_shakespeare_presets_are_judged_as_trained() -> None:
     assert len(found) == 3
 
 
+_TRAINING = """
+import pathlib, signal, sys, time
+if "--fail" in sys.argv:
+    raise SystemExit(3)
+run, resumed = pathlib.Path(sys.argv[sys.argv.index("--run") + 1]), "--resume" in sys.argv
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+with (run.parent / "turns.txt").open("a") as file:
+    print(run.name, "goes on" if resumed else "starts", file=file)
+while not resumed:
+    time.sleep(0.01)
+"""
+
+
+def test_trainings_take_turns_until_each_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = imported("wikitext")
+    training = (sys.executable, "-c", _TRAINING)
+    monkeypatch.setattr(module, "_EBM_TRAIN", training)
+    commands = {tmp_path / name: [*training, "--run", str(tmp_path / name)] for name in "abc"}
+    module.train_in_turns(commands, turn=1.5 / 60, threads=1)
+    turns = (tmp_path / "turns.txt").read_text().splitlines()
+    assert turns == ["a starts", "b starts", "c starts", "a goes on", "b goes on", "c goes on"]
+    with pytest.raises(subprocess.CalledProcessError, match="status 3"):
+        module.train_in_turns({tmp_path: [*training, "--fail"]}, turn=1.0, threads=1)
+
+
 class Findable:
     """An index that finds the first `effort` of each query's neighbours."""
 

@@ -13,7 +13,7 @@ from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.evaluation import evaluate_perplexity
 from ebm_wgpu.evaluation_energy import EnergySpread
-from ebm_wgpu.evaluation_online import evaluate_online, fit_online
+from ebm_wgpu.evaluation_online import evaluate_online
 from ebm_wgpu.evaluation_parts import (
     LATENT_DRAWS,
     PARTS,
@@ -25,6 +25,7 @@ from ebm_wgpu.evaluation_parts import (
 from ebm_wgpu.evaluation_readers import reader_of
 from ebm_wgpu.generation_sampling import SamplingSettings
 from ebm_wgpu.models.registry import build_model
+from ebm_wgpu.online_memory import fit_online
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.text.tokenizers import make_tokenizer
 from ebm_wgpu.training.loading import LoadedRun

@@ -12,7 +12,7 @@ from torch import Tensor
 from ebm_wgpu.models.class_softmax import ClassSoftmax
 from ebm_wgpu.models.label_smoothing import smoothed
 from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy
-from ebm_wgpu.models.recall import Reading
+from ebm_wgpu.models.recall import NextReading, Reading
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.models.transformer_lm import TransformerLM
 
@@ -73,6 +73,13 @@ class CausalTransformer(TransformerLM):
         h = self.backbone(tokens)
         log_p = self._score(h, targets)
         return Reading(log_p, h, h, log_p)
+
+    @torch.no_grad()
+    def read_next(self, tokens: Tensor) -> NextReading:
+        """What follows tokens (B, T), for an online memory; key and query as of `read`."""
+        h = self.backbone(tokens)[:, -1]
+        log_p = self.log_probs(h)
+        return NextReading(log_p, h, h, log_p)
 
     def _start_from(self, log_frequencies: Tensor) -> None:
         super()._start_from(log_frequencies)

@@ -32,6 +32,18 @@ class Reading(NamedTuple):
     alone: Tensor
 
 
+class NextReading(NamedTuple):
+    """What a model has after B texts: log_p (B, V) of every token to come, key and query (B, d).
+
+    As in `Reading`, of the last position of each text.
+    """
+
+    log_p: Tensor
+    key: Tensor
+    query: Tensor
+    alone: Tensor
+
+
 @runtime_checkable
 class Reader(Protocol):
     """A model whose states can be remembered."""
@@ -42,6 +54,10 @@ class Reader(Protocol):
         wanted: (B, T) bool, positions whose log_p counts; that of others may be anything, which
         saves what it would cost. All count unless given.
         """
+        ...
+
+    def read_next(self, tokens: Tensor) -> NextReading:
+        """What follows tokens (B, T), and the state after them."""
         ...
 
 

@@ -31,7 +31,7 @@ from ebm_wgpu.models.label_smoothing import smoothed
 from ebm_wgpu.models.linear_cross_entropy import map_chunks
 from ebm_wgpu.models.memory_config import MemoryConfig
 from ebm_wgpu.models.ops import chunks
-from ebm_wgpu.models.recall import Neighbours, Reading, RecallGate, mix
+from ebm_wgpu.models.recall import Neighbours, NextReading, Reading, RecallGate, mix
 from ebm_wgpu.models.splat_latents import SplatLatents, TiltedRows, context_rows, stored_rows
 from ebm_wgpu.models.transformer_backbone import TransformerBackbone
 from ebm_wgpu.models.transformer_config import TransformerConfig
@@ -249,10 +249,22 @@ class SplatTransformer(UnigramStart, LanguageModel):
         With latent="exact" or "langevin" it is read off one latent of each text.
         """
         states = self.backbone(tokens)
+        return self._predict(states[:, -1], self._last_sees(states, tokens), latent, seed)
+
+    @torch.no_grad()
+    def read_next(self, tokens: Tensor) -> NextReading:
+        """What follows tokens (B, T), for an online memory."""
+        states = self.backbone(tokens)
+        state, seen = states[:, -1], self._last_sees(states, tokens)
+        nothing = SeenSplats(*(values[:, :0] for values in seen))
+        log_p, alone = (self._predict(state, splats, "mean", seed=0) for splats in (seen, nothing))
+        return NextReading(log_p, self.context.keys(state), self.context.queries(state), alone)
+
+    def _last_sees(self, states: Tensor, tokens: Tensor) -> SeenSplats:
+        """The splats that the states (B, T, d) of tokens (B, T) make for the last of them."""
         age = torch.arange(tokens.shape[1] - 1, 0, -1, device=tokens.device)
         keys = self.context.keys(states[:, :-1])
-        seen = SeenSplats(keys, tokens[:, 1:], age.expand(len(tokens), -1))
-        return self._predict(states[:, -1], seen, latent, seed)
+        return SeenSplats(keys, tokens[:, 1:], age.expand(len(tokens), -1))
 
     def start_cache(self, rows: int) -> ContextCache:
         """An empty cache for `rows` texts that grow side by side."""

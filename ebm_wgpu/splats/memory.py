@@ -111,9 +111,49 @@ class OnlineMemory:
         else:
             own = self._seen(asked @ rows.T, held + np.arange(len(rows)), held, all_sids)
             found = _side_by_side(self._nearest(asked), own)
-        self._mu, self._sids = all_mu[-self.capacity :], all_sids[-self.capacity :]
-        self._remember(rows)
+        self._hold(all_mu, all_sids, len(rows))
         return found
+
+    def look(self, query: ArrayLike) -> Recollection:
+        """What the next position sees, S = 1, before the token after it is known.
+
+        Args:
+            query: (1, d), a unit row.
+
+        Raises:
+            ConfigError: rows of another dimension, NaN or infinity.
+        """
+        asked = check_rows("query of the online memory", query, self._mu.shape[1])
+        if self._make_search is None:
+            return self._seen(asked @ self._mu.T, np.arange(len(self)), len(self), self._sids)
+        return self._nearest(asked)
+
+    def remember(self, mu: ArrayLike, sids: ArrayLike) -> None:
+        """Take in the states of consecutive positions, which are not asked what they see.
+
+        Args:
+            mu: (S, d) unit rows.
+            sids: (S,) the token after each.
+
+        Raises:
+            ConfigError: rows of another dimension, NaN or infinity, or counts that differ.
+        """
+        rows = check_rows("mu of the online memory", mu, self._mu.shape[1])
+        ids = np.asarray(sids, np.int64)
+        if len(rows) != len(ids):
+            raise ConfigError(
+                f"{len(rows)} states and {len(ids)} tokens of the online memory: give as many of "
+                "each"
+            )
+        self._hold(np.concatenate([self._mu, rows]), np.concatenate([self._sids, ids]), len(rows))
+
+    def copy(self) -> OnlineMemory:
+        """One that holds the same and goes on by itself."""
+        other = OnlineMemory(
+            self._mu.shape[1], self.capacity, self._make_search, self._n_neighbours
+        )
+        other._hold(self._mu, self._sids, len(self))
+        return other
 
     def _seen(
         self, cosines: Float32Array, at: Int64Array, held: int, sids: Int64Array
@@ -141,11 +181,16 @@ class OnlineMemory:
             np.take_along_axis(seen.sids, order, axis=1),
         )
 
-    def _remember(self, rows: Float32Array) -> None:
-        """Add states to the search, which is made anew when much of it has been forgotten."""
-        if self._make_search is None:
+    def _hold(self, mu: Float32Array, sids: Int64Array, new: int) -> None:
+        """Keep the last states of all, `new` of which the search does not have.
+
+        The search is made anew when much of it has been forgotten.
+        """
+        self._mu, self._sids = mu[-self.capacity :], sids[-self.capacity :]
+        if self._make_search is None or not new:
             return
-        if self._search is None or len(self._search) + len(rows) > _MOST_HELD * self.capacity:
+        rows = mu[-new:]
+        if self._search is None or len(self._search) + new > _MOST_HELD * self.capacity:
             self._search, rows = self._make_search(), self._mu
         self._search.add(rows)
 

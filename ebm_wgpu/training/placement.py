@@ -13,7 +13,7 @@ from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.kernels.device import WgpuDevice
 from ebm_wgpu.models.base import LanguageModel
-from ebm_wgpu.models.recall import Reader, Reading
+from ebm_wgpu.models.recall import NextReading, Reader, Reading
 
 
 class Scorer(Protocol):
@@ -21,6 +21,13 @@ class Scorer(Protocol):
 
     def token_log_probs(self, tokens: Tensor, targets: Tensor, latent: Latent, seed: int) -> Tensor:
         """log p(targets[b, t] | tokens[b, :t+1]), nats, (B, T) for tokens and targets (B, T)."""
+
+
+class EnergyModel(Protocol):
+    """What of a model is needed for the energies of tokens."""
+
+    def target_energies(self, tokens: Tensor, targets: Tensor) -> Tensor | None:
+        """See `LanguageModel.target_energies`."""
 
 
 def training_device(device: KernelDevice, train: TrainConfig) -> KernelDevice:
@@ -117,7 +124,12 @@ def host_reading(
     return Reading(*(v.cpu() for v in model.read(tokens.to(place), targets.to(place), there)))
 
 
-def host_energies(model: LanguageModel, tokens: Tensor, targets: Tensor) -> Tensor | None:
+def host_next(model: Reader, tokens: Tensor) -> NextReading:
+    """As `Reader.read_next`, from and to main memory."""
+    return NextReading(*(v.cpu() for v in model.read_next(tokens.to(place_of(model)))))
+
+
+def host_energies(model: EnergyModel, tokens: Tensor, targets: Tensor) -> Tensor | None:
     """As `LanguageModel.target_energies`, from and to main memory."""
     place = place_of(model)
     energies = model.target_energies(tokens.to(place), targets.to(place))

@@ -223,6 +223,22 @@ def test_energies_are_shown_and_rank_continuations(trained: Trained, tmp_path: P
     assert table[-1] == f"{means}  mean, nats a token"
 
 
+def test_a_text_read_first_is_remembered(trained: Trained, tmp_path: Path) -> None:
+    run, _ = trained
+    file = tmp_path / "read.txt"
+    file.write_text("the moon ran over the cat . " * 30)
+    alone = sample(run, "the moon", "--seed", 2)
+    read = sample(run, "the moon", "--seed", 2, "--read", file)
+    assert read.startswith("the moon") and read != alone
+    assert read == sample(run, "the moon", "--seed", 2, "--read", file)
+    assert read != sample(run, "the moon", "--seed", 2, "--memory", 64)
+    # A prompt that is longer than the context is read by parts, and the memory has all of it.
+    long = "the cat sat on the mat and " * 20
+    assert sample(run, long, "--memory", 64).startswith(long)
+    arguments = ("sample", "--checkpoint", run, "--device", "numba", "--max-tokens", 2)
+    one_line_error(ebm(*arguments, "--prompt", long), "tokens and the model reads 32")
+
+
 @pytest.mark.parametrize(
     ("content", "options", "words"),
     [
