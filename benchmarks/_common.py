@@ -161,6 +161,10 @@ def _git(*arguments: str) -> str:
     return result.stdout.strip()
 
 
+_SOURCES = (":/", ":!results", ":!leaderboard.json", ":!LEADERBOARD.md")
+"""What figures depend on, from this folder: everything but what benchmarks write."""
+
+
 def environment(*devices: Any) -> dict[str, Any]:
     """Where a measurement was made: hardware, software, commit, time and load.
 
@@ -186,7 +190,9 @@ def environment(*devices: Any) -> dict[str, Any]:
             if name in os.environ
         },
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)
+        ),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
     }

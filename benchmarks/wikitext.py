@@ -55,12 +55,15 @@ LEADERBOARD_MINUTES = 30.0
 """Minutes of training from which on a run stands on the leaderboard."""
 _EBM_TRAIN = (str(Path(sys.executable).with_name("ebm")), "train")
 _CLOSED = -1e4
-_ALLOCATOR = {
+_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TOP_PAD_": str(2**28),
+    "OMP_WAIT_POLICY": "ACTIVE",
 }
-"""Keeps freed memory for the next step instead of giving it back, for both models."""
+"""Of both trainings: freed memory is kept for the next step, and a thread that waits keeps its core,
+which a virtual machine may get back late. (Nothing but torch computes in either training; where
+Numba's threads take turns with torch's, waiting must not take a core from the others.)"""
 
 
 def command(preset: str, run: Path, minutes: float, arguments: Any) -> list[str]:
@@ -79,7 +82,7 @@ def train_in_turns(commands: Mapping[Path, list[str]], turn: float, threads: int
     Raises:
         CalledProcessError: a training failed.
     """
-    environment = {**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
     waiting = dict(commands)
     while waiting:
         for run, words in list(waiting.items()):
