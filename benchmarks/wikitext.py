@@ -61,9 +61,9 @@ _ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(2**28),
     "OMP_WAIT_POLICY": "ACTIVE",
 }
-"""Of both trainings: freed memory is kept for the next step, and a thread that waits keeps its core,
-which a virtual machine may get back late. (Nothing but torch computes in either training; where
-Numba's threads take turns with torch's, waiting must not take a core from the others.)"""
+"""Of both trainings: freed memory is kept for the next step, and a thread that waits keeps its
+core, which a virtual machine may get back late. (Nothing but torch computes in either; where
+Numba's threads take turns with torch's, those that wait must not take the cores.)"""
 
 
 def command(preset: str, run: Path, minutes: float, arguments: Any) -> list[str]:

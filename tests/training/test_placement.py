@@ -20,6 +20,7 @@ from ebm_wgpu.evaluation import evaluate_perplexity
 from ebm_wgpu.evaluation_online import evaluate_online
 from ebm_wgpu.evaluation_readers import reader_of
 from ebm_wgpu.generation import SamplingSettings, TokenWriter
+from ebm_wgpu.generation_memory import ENDLESS, RememberingModel
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.registry import FAMILIES, build_model
 from ebm_wgpu.online_memory import OnlineSettings, fit_online
@@ -168,6 +169,10 @@ def use(path: Path, device: KernelDevice, memory: OnlineSettings | None = None) 
             memory = fit_online(reader, data.heldout, config, start_id=start_id, capacity=20)
         online = evaluate_online(reader, valid, config, memory, start_id=start_id).online
         figures.append(online.token_perplexity)
+        remembering = RememberingModel(model, reader, memory, config)
+        prompts = [valid.tokens[:1], valid.tokens[:9]]
+        writer = TokenWriter(remembering, prompts, SamplingSettings(max_tokens=6), ENDLESS)
+        written += [token.token for _ in range(6) for token in writer.write()]
     return Use(place_of(model).type, written, figures, memory)
 
 
