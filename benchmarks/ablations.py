@@ -1,12 +1,11 @@
-"""What each part of SplatLM is worth: the same data, the same seconds, one part changed at a time.
+"""What each part of SplatLM is worth: the same data, the same steps, one part changed at a time.
 
-Rows train a nano-like model for --seconds each, initialisation included, on a piece of WikiText-2,
-and are scored on the same validation tokens: statically, and online, with the same memory of what
-was read (so that the static column is the ablation "no memory"). "no splats" has a single one,
-which can tell nothing; it keeps the latent loss, which then teaches the tilt alone. What is left
-out leaves time for more steps in the same seconds: the column "steps" counts them. Rows over a
-transformer have as many parameters; without splats it is CausalTransformer, and "stored splats"
-consolidates training states within its seconds.
+Rows train a nano-like model for --steps on a piece of WikiText-2, so that they are the same on any
+machine, and are scored on the same validation tokens: statically, and online, with the same memory
+of what was read (so that the static column is the ablation "no memory"). "seconds" is what a row
+took, initialisation included. "no splats" has a single one, which can tell nothing; it keeps the
+latent loss, which then teaches the tilt alone. Rows over a transformer have as many parameters;
+without splats it is CausalTransformer, and "stored splats" consolidates --states training states.
 
 Rows "with ..." switch one energy term on: score matching teaches it while the splats learn, and it
 shapes the latents of training at the weight that `ebm_wgpu.config` suggests. "matching" is the
@@ -30,8 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 from _common import Claim, parse_arguments, print_table, write_result
-from wikitext import CONSOLIDATION_SHARE, figures
+from wikitext import figures
 
+from ebm_wgpu.cli.train import INTERRUPTED
 from ebm_wgpu.config import Config, Latent, apply_overrides
 from ebm_wgpu.evaluation import evaluate_perplexity
 from ebm_wgpu.evaluation_latents import contexts, spread_windows
@@ -122,25 +122,25 @@ def base_config(folder: Path, arguments: Any) -> Config:
             f"data.dataset={folder / 'train.txt'}", f"data.valid_path={folder / 'valid.txt'}",
             f"data.tokenizer_path={folder / 'tokenizer.json'}",
             f"data.heldout_tokens={arguments.heldout}", f"train.seed={arguments.seed}",
-            f"train.max_minutes={arguments.seconds / 60}", "train.steps=1000000",
-            "train.batch_size=8", "train.warmup_steps=20", "train.eval_every=1000000",
+            f"train.steps={arguments.steps}", f"train.warmup_steps={arguments.steps // 4}",
+            "train.batch_size=8", "train.eval_every=1000000",
             "train.eval_tokens=256", "train.checkpoint_every=1000000",
         ],
     )  # fmt: skip
 
 
-def train(name: str, config: Config, run: Path, device: KernelDevice) -> tuple[LoadedRun, float]:
+def train(
+    name: str, config: Config, run: Path, device: KernelDevice, states: int
+) -> tuple[LoadedRun, float]:
     """Train a row; the run, and the seconds that initialisation, steps and consolidation took."""
-    if name != STORED:
-        taken = Trainer(config, run, device).train().elapsed
-        return load_run(run, device, "last"), taken
-    assert config.train.max_minutes is not None
-    minutes = (1 - CONSOLIDATION_SHARE) * config.train.max_minutes
-    config = apply_overrides(config, [f"train.max_minutes={minutes}"])
-    taken = Trainer(config, run, device).train().elapsed
-    left = minutes * 60 * CONSOLIDATION_SHARE / (1 - CONSOLIDATION_SHARE)
-    report = consolidate_run(run, device, seconds=left)
-    return load_run(run, device, "last"), taken + report.seconds
+    result = Trainer(config, run, device).train()
+    if result.reason == "interrupted":
+        raise SystemExit(INTERRUPTED)
+    taken = result.elapsed
+    if name == STORED:
+        changed = [f"memory.states={states}"]
+        taken += consolidate_run(run, device, overrides=changed).seconds
+    return load_run(run, device, "last"), taken
 
 
 def online(run: LoadedRun, texts: Texts, capacity: int) -> OnlineReport:
@@ -248,12 +248,13 @@ def main() -> None:
     arguments = parse_arguments(
         "ablations",
         __doc__,
-        seconds=60.0,
+        steps=100,
         device="numba",
         characters=1500000,
         tokens=4096,
         heldout=4096,
         capacity=2048,
+        states=65536,
         positions=2048,
         latent_tokens=1024,
         draws=8,
@@ -270,14 +271,14 @@ def main() -> None:
         texts = Texts(data, *data.valid_prefix(arguments.tokens))
         for number, (name, overrides) in enumerate(ABLATIONS.items()):
             config = apply_overrides(base, overrides)
-            run, taken = train(name, config, folder / str(number), device)
+            run, taken = train(name, config, folder / str(number), device, arguments.states)
             if name == WHOLE:
                 by_latent = latent_rows(run, texts, arguments.latent_tokens, arguments.draws)
             rows.append(row(name, run, taken, texts, arguments))
             print(json.dumps(rows[-1]), flush=True)
     title = f"{len(texts.valid):,} validation tokens, {device.description}"
     print_table(
-        f"{arguments.seconds:g} seconds each, {title}",
+        f"{arguments.steps} steps each, {title}",
         [{key: line[key] for key in line if key not in _LATENT_COLUMNS} for line in rows],
     )
     print_table(
