@@ -1,10 +1,10 @@
 """What each part of SplatLM is worth: the same data, the same steps, one part changed at a time.
 
-Rows train a nano-like model for --steps on a piece of WikiText-2, so that they are the same on any
-machine, and are scored on the same validation tokens: statically, and online, with the same memory
-of what was read (so that the static column is the ablation "no memory"). "seconds" is what a row
-took, initialisation included. "no splats" has a single one, which can tell nothing; it keeps the
-latent loss, which then teaches the tilt alone. Rows over a transformer have as many parameters;
+Rows train a nano-like model for --steps on a piece of WikiText-2, as many however busy the machine
+is, and are scored on the same validation tokens: statically, and online, with the same memory of
+what was read (so that the static column is the ablation "no memory"). "seconds" is what a row took,
+initialisation included. "no splats" has a single one, which can tell nothing; it keeps the latent
+loss, which then teaches the tilt alone. Rows over a transformer have about as many parameters;
 without splats it is CausalTransformer, and "stored splats" consolidates --states training states.
 
 Rows "with ..." switch one energy term on: score matching teaches it while the splats learn, and it

@@ -122,10 +122,10 @@ def test_trainings_take_turns_until_each_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = imported("wikitext")
-    training = (sys.executable, "-c", _TRAINING)
+    training = (sys.executable, "-S", "-c", _TRAINING)
     monkeypatch.setattr(module, "_EBM_TRAIN", training)
     commands = {tmp_path / name: [*training, "--run", str(tmp_path / name)] for name in "abc"}
-    module.train_in_turns(commands, turn=1.5 / 60, threads=1)
+    module.train_in_turns(commands, turn=2.5 / 60, threads=1)
     turns = (tmp_path / "turns.txt").read_text().splitlines()
     assert turns == ["a starts", "b starts", "c starts", "a goes on", "b goes on", "c goes on"]
     with pytest.raises(subprocess.CalledProcessError, match="status 3"):

@@ -48,6 +48,20 @@ CONFIG = Config(
 SEARCHED = ["memory.compared=8", "memory.n_neighbours=12", "memory.search=brute"]
 """A memory that is searched, however small it is."""
 
+each_memory = pytest.mark.parametrize(
+    ("name", "supersede", "overrides"),
+    [
+        ("transformer", False, []),
+        ("transformer", False, SEARCHED),
+        ("splat transformer", False, []),
+        ("splat transformer", True, SEARCHED),
+        ("splat transformer", True, []),
+        ("nano", False, []),
+        ("splat", False, []),
+    ],
+)
+"""Families that keep states, compared and searched, beside and instead of their own splats."""
+
 
 @pytest.fixture(scope="module")
 def model() -> CausalTransformer:
@@ -151,17 +165,7 @@ def test_a_memory_that_searches_scores_as_one_that_compares(model: CausalTransfo
     assert fitted[0].gain == pytest.approx(fitted[1].gain, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "supersede", "overrides"),
-    [
-        ("transformer", False, []),
-        ("transformer", False, SEARCHED),
-        ("splat transformer", False, []),
-        ("splat transformer", True, SEARCHED),
-        ("nano", False, []),
-        ("splat", False, []),
-    ],
-)
+@each_memory
 def test_later_tokens_change_no_earlier_probability(
     name: str, supersede: bool, overrides: list[str], numba_device: KernelDevice
 ) -> None:

@@ -24,7 +24,7 @@ from ebm_wgpu.models.causal_transformer import CausalTransformer
 from ebm_wgpu.models.recall import Neighbours, Reading, mix
 from ebm_wgpu.online_memory import fit_online
 
-from .test_evaluation_online import CONFIG, SEARCHED, V, family, fixed, random_text, stream
+from .test_evaluation_online import CONFIG, V, each_memory, family, fixed, random_text, stream
 
 CAPACITY = 9
 
@@ -40,18 +40,7 @@ def remembering(
     return RememberingModel(model, reader, settings, config)
 
 
-@pytest.mark.parametrize(
-    ("name", "supersede", "overrides"),
-    [
-        ("transformer", False, []),
-        ("transformer", False, SEARCHED),
-        ("splat transformer", False, []),
-        ("splat transformer", True, SEARCHED),
-        ("splat transformer", True, []),
-        ("nano", False, []),
-        ("splat", False, []),
-    ],
-)
+@each_memory
 def test_probabilities_are_those_of_the_online_evaluation(
     name: str, supersede: bool, overrides: list[str], numba_device: KernelDevice
 ) -> None:
