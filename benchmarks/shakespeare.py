@@ -5,8 +5,9 @@ and all of the validation text (the last tenth) is scored with its best checkpoi
 once: in blocks of 256 without anything before a block, as nanoGPT scores, which the claims go by,
 and after at least half a block. NanoEBM is scored with System 2 as trained, and with System 1 of
 the same weights. nanoGPT's GPU setting, a transformer of the same shape trained for 5,000 steps,
-reports 1.4697. The result file is written after each preset. With --device auto nothing is trained
-where there is no hardware GPU: a processor would take days.
+reports 1.4697. The result file is written after each preset. Runs that --runs holds already go on
+where they are. With --device auto nothing is trained where there is no hardware GPU: a processor
+takes hours, most of them saved by train.precision=bfloat16 where it has products of that type.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from _common import (
     usable_cores,
     write_result,
 )
-from language_model import ebm
+from _training import EBM_TRAIN, train_in_turns, trained_seconds
 
 from ebm_wgpu.config import apply_overrides
 from ebm_wgpu.evaluation import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.training.loading import LoadedRun, load_run
 from ebm_wgpu.training.run_data import RunData
+from ebm_wgpu.training.run_folder import RunFolder
 
 PRESETS = "shakespeare-10m,shakespeare-10m-nano"
 TARGET = 1.47
@@ -40,14 +42,17 @@ ALONE, SYSTEM_2 = "System 1", "System 2"
 
 
 def train(preset: str, run: Path, arguments: Any) -> float:
-    """Train a preset in a process of its own; the wall-clock seconds of the whole process."""
-    start = time.perf_counter()
-    ebm(
-        "train", "--config", preset, "--run", run, "--device", arguments.device,
-        f"train.max_minutes={arguments.minutes}", f"train.seed={arguments.seed}",
-        *arguments.overrides.split(),
-    )  # fmt: skip
-    return time.perf_counter() - start
+    """Train a preset, or go on with its run; the seconds of training by the run's own clock."""
+    if RunFolder(run).exists():
+        words = [*EBM_TRAIN, "--resume", "--run", str(run)]
+    else:
+        words = [
+            *EBM_TRAIN, "--config", preset, "--run", str(run), "--device", arguments.device,
+            f"train.max_minutes={arguments.minutes}", f"train.seed={arguments.seed}",
+            *arguments.overrides.split(),
+        ]  # fmt: skip
+    train_in_turns({run: words}, arguments.minutes, arguments.threads)
+    return trained_seconds(run)
 
 
 def loss(run: LoadedRun, stride: int, n_tokens: int) -> tuple[float, int]:
@@ -118,6 +123,7 @@ def main() -> None:
         threads=usable_cores(),
         tokens=0,
         seed=0,
+        runs="",
         overrides="",
     )
     torch.set_num_threads(arguments.threads)
@@ -126,9 +132,11 @@ def main() -> None:
         print("no hardware GPU: --device numba trains on the processor all the same")
         return
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(arguments.runs or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for preset in arguments.presets.split(","):
-            rows += run_preset(preset, Path(folder), device, arguments)
+            rows += run_preset(preset, folder, device, arguments)
             print_table(
                 f"validation loss, nats a character; {arguments.minutes:g} minutes each, "
                 f"{hardware_name(device, arguments.threads)}",

@@ -16,13 +16,8 @@ Runs of all the text and of 30 minutes or more add rows to the leaderboard. For 
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,76 +32,31 @@ from _common import (
     write_result,
 )
 from _leaderboard import add_rows
+from _training import EBM_TRAIN, train_in_turns, trained_seconds
 
-from ebm_wgpu.cli.train import INTERRUPTED
 from ebm_wgpu.evaluation_online import OnlineReport, score_online
 from ebm_wgpu.evaluation_readers import reader_of
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.models.splat_transformer import SplatTransformer
-from ebm_wgpu.training.checkpoints import read_checkpoint
 from ebm_wgpu.training.loading import LoadedRun, load_run
 from ebm_wgpu.training.run_consolidation import consolidate_run
 from ebm_wgpu.training.run_data import RunData
-from ebm_wgpu.training.run_folder import RunFolder
 
 CONSOLIDATION_SHARE = 0.12
 """Share of SplatLM's minutes that its consolidation gets."""
 LEADERBOARD_MINUTES = 30.0
 """Minutes of training from which on a run stands on the leaderboard."""
-_EBM_TRAIN = (str(Path(sys.executable).with_name("ebm")), "train")
 _CLOSED = -1e4
-_ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TOP_PAD_": str(2**28),
-    "OMP_WAIT_POLICY": "ACTIVE",
-}
-"""Of both trainings: freed memory is kept for the next step, and a thread that waits keeps its
-core, which a virtual machine may get back late. (Nothing but torch computes in either; where
-Numba's threads take turns with torch's, those that wait must not take the cores.)"""
 
 
 def command(preset: str, run: Path, minutes: float, arguments: Any) -> list[str]:
     """What trains a preset."""
     return [
-        *_EBM_TRAIN, "--config", preset, "--run", str(run),
+        *EBM_TRAIN, "--config", preset, "--run", str(run),
         "--device", arguments.device, f"train.max_minutes={minutes}",
         f"train.seed={arguments.seed}", f"data.heldout_tokens={arguments.heldout}",
         f"memory.capacity={arguments.capacity}", *arguments.overrides.split(),
     ]  # fmt: skip
-
-
-def train_in_turns(commands: Mapping[Path, list[str]], turn: float, threads: int) -> None:
-    """Train runs, each in processes of its own, a turn of so many minutes after the other.
-
-    Raises:
-        CalledProcessError: a training failed.
-    """
-    environment = {**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
-    waiting = dict(commands)
-    while waiting:
-        for run, words in list(waiting.items()):
-            with subprocess.Popen(words, env=environment) as process:
-                try:
-                    status = process.wait(None if len(waiting) == 1 else 60 * turn)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGINT)
-                    status = process.wait()
-                except BaseException:
-                    process.kill()
-                    raise
-            if status == INTERRUPTED:
-                waiting[run] = [*_EBM_TRAIN, "--resume", "--run", str(run)]
-            elif status:
-                raise subprocess.CalledProcessError(status, words)
-            else:
-                del waiting[run]
-
-
-def trained_seconds(run: Path) -> float:
-    """How long a run has trained by its own clock, which goes on where it is resumed."""
-    state = read_checkpoint(RunFolder(run).checkpoint_path("last")).trainer_state()
-    return float(state["progress"]["elapsed"])
 
 
 def consolidate(run: Path, device: KernelDevice, minutes: float) -> dict[str, Any]:

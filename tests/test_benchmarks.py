@@ -121,9 +121,9 @@ while not resumed:
 def test_trainings_take_turns_until_each_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = imported("wikitext")
+    module = imported("_training")
     training = (sys.executable, "-S", "-c", _TRAINING)
-    monkeypatch.setattr(module, "_EBM_TRAIN", training)
+    monkeypatch.setattr(module, "EBM_TRAIN", training)
     commands = {tmp_path / name: [*training, "--run", str(tmp_path / name)] for name in "abc"}
     module.train_in_turns(commands, turn=2.5 / 60, threads=1)
     turns = (tmp_path / "turns.txt").read_text().splitlines()
