@@ -21,22 +21,27 @@ import torch
 from _common import Claim, median, parse_arguments, print_table, seconds, write_result
 
 import ebm_wgpu.torch_device as torch_device
-from ebm_wgpu.gpu.runtime import SUBMIT_EVERY
+from ebm_wgpu.gpu.runtime import SUBMIT_FIRST
 from ebm_wgpu.kernels.device import WgpuDevice
 
 STEM = "sphere_normalize"
-DISPATCHES = SUBMIT_EVERY - 1
+DISPATCHES = SUBMIT_FIRST - 1
+BATCHES = 32
+"""Times that so many are recorded, each on an idle device."""
 
 
 def microseconds(device: WgpuDevice, record: Callable[[], object]) -> float:
-    """Time of one `record` among `DISPATCHES`, started on an idle device."""
-    device.synchronize()
+    """Mean time of one `record` among `DISPATCHES`, started on an idle device."""
 
     def batch() -> None:
         for _ in range(DISPATCHES):
             record()
 
-    return 1e6 * seconds(batch) / DISPATCHES
+    times = []
+    for _ in range(BATCHES):
+        device.synchronize()
+        times.append(seconds(batch))
+    return 1e6 * sum(times) / (BATCHES * DISPATCHES)
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ def stepper(
     def step() -> None:
         tokens = torch.from_numpy(rng.integers(0, vocabulary, shape)).long().to(place)
         objective(model, tokens, 0)[0].backward()
-        optimizers.clip(config.train.grad_clip)
+        optimizers.clip(optimizers.gradient_norm().item(), config.train.grad_clip)
         optimizers.step(1.0)
         optimizers.zero_grad()
 

@@ -167,7 +167,8 @@ def command(
         model: WritingModel = trained.model
         context = config.data.eval_context
         if memory is not None or first is not None:
-            model = remembering(trained, memory, _stream(first, trained.tokenizer))
+            read = _stream(first, trained.tokenizer)
+            model = remembering(trained, memory, read, settings.latent)
             context = ENDLESS
         live = stream and len(prompts) * num_samples * best_of == 1
         watch = Stopwatch()

@@ -113,10 +113,7 @@ class RememberingModel:
         Raises:
             ConfigError: another latent.
         """
-        if latent != "mean":
-            raise ConfigError(
-                f"latent={latent} cannot be drawn beside an online memory: use latent=mean"
-            )
+        _check_latent(latent)
         counts = [tokens.shape[1]] * len(tokens) if lengths is None else lengths.tolist()
         rows = zip(cache.texts, tokens.tolist(), counts, strict=True)
         return torch.cat([self._read_on(text, new[:count]) for text, new, count in rows])
@@ -160,8 +157,19 @@ class RememberingModel:
         return mix(base, self._settings.gate.every_token(found, self._model.vocab_size))
 
 
+def _check_latent(latent: Latent) -> None:
+    if latent != "mean":
+        raise ConfigError(
+            f"sampler.latent={latent} cannot be drawn beside an online memory: use --latent mean, "
+            "or leave out --memory and --read"
+        )
+
+
 def remembering(
-    run: LoadedRun, capacity: int | None = None, first: TokenStream | None = None
+    run: LoadedRun,
+    capacity: int | None = None,
+    first: TokenStream | None = None,
+    latent: Latent = "mean",
 ) -> RememberingModel:
     """The model of a run with a memory, fitted on text of its corpus that training has not seen.
 
@@ -169,11 +177,13 @@ def remembering(
         run: the run.
         capacity: states remembered; memory.capacity unless given.
         first: a text that it reads before it writes.
+        latent: what it will be asked to write with.
 
     Raises:
-        ConfigError: a capacity below 1, or a family that keeps no states.
+        ConfigError: a capacity below 1, a family that keeps no states, or a latent that is drawn.
         DataError: the text to fit the memory on cannot be read, or is empty.
     """
+    _check_latent(latent)
     config, start_id = run.config, run.tokenizer.start_id
     reader = reader_of(run.model)
     if reader is None:

@@ -155,5 +155,5 @@ def test_energies_are_the_models_own(numba_device: KernelDevice) -> None:
 
 def test_latents_cannot_be_drawn(numba_device: KernelDevice) -> None:
     model = remembering("splat", numba_device)
-    with pytest.raises(ConfigError, match=r"latent=exact .* use latent=mean"):
+    with pytest.raises(ConfigError, match=r"latent=exact .* use --latent mean"):
         model.next_token_log_probs(torch.tensor([[1]]), latent="exact")

@@ -1,8 +1,10 @@
 """One open recording over cached pipelines and bind groups.
 
 Recording is cheap only if nothing is rebuilt: pipelines are cached by source, bind groups by the
-serial numbers of their buffers, parameters travel as immediates, and many dispatches share one pass
-until a read-back or every `SUBMIT_EVERY` dispatches.
+serial numbers of their buffers, parameters travel as immediates, and many dispatches share one
+pass. A device that has been waited for is idle until it gets the next pass, so the first passes
+after a wait are short: `SUBMIT_FIRST` dispatches, twice as many in each further one, `SUBMIT_MOST`
+in the end. Recording then goes on while the device works.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from ebm_wgpu.gpu.pipelines import Pipeline, PipelineCache, Storage
 from ebm_wgpu.gpu.recording import Recording
 from ebm_wgpu.gpu.timing import PassTimer
 
-SUBMIT_EVERY = 256
+SUBMIT_FIRST = 8
+SUBMIT_MOST = 128
 MAX_GROUPS = 65535
 BUDGET_VARIABLE = "EBM_WGPU_MEMORY_BUDGET"
 """Environment variable: bytes of device memory to use at most."""
@@ -101,6 +104,7 @@ class GpuRuntime:
         self._recording: Recording | None = None
         self._serial = 0
         self._timer: PassTimer | None = None
+        self._submit_at = SUBMIT_FIRST
         self.dispatches = 0
         self.submits = 0
 
@@ -190,6 +194,7 @@ class GpuRuntime:
         with self._lock:
             self.flush()
             data = self._queue.read_buffer(block.raw.handle, first - ahead, nbytes)
+            self._submit_at = SUBMIT_FIRST
         return np.frombuffer(data, dtype, count, ahead).reshape(shape).copy()
 
     # Commands
@@ -255,7 +260,8 @@ class GpuRuntime:
             for buffer in buffers:
                 buffer.block.recorded_in = serial
             self.dispatches += 1
-            if recording.dispatches >= SUBMIT_EVERY:
+            if recording.dispatches >= self._submit_at:
+                self._submit_at = min(2 * self._submit_at, SUBMIT_MOST)
                 self.flush()
 
     def _begin(self) -> Recording:
@@ -284,6 +290,7 @@ class GpuRuntime:
             # The queue runs in order, so a read-back returns only after all earlier work. (wgpu-py
             # 0.32's on_submitted_work_done_async passes a callback of the wrong type.)
             self._queue.read_buffer(self._fence)
+            self._submit_at = SUBMIT_FIRST
 
     def measure(self, record: Callable[[], object]) -> float:
         """Seconds the device spends on the dispatches that `record` records or submits.

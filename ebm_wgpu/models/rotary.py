@@ -32,9 +32,7 @@ def rotary_table(length: int, head_dim: int, base: float = ROTARY_BASE) -> tuple
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (x_i, x_{i + head_dim/2}) by the angle of its position.
 
-    The product of a query turned at m and a key turned at n depends on m - n alone. On
-    torch.device("wgpu") it is one kernel, which reads heads where they stand, and so is its
-    gradient.
+    The product of a query turned at m and a key turned at n depends on m - n alone.
 
     Args:
         x: (..., T, head_dim).
@@ -42,11 +40,33 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
             (..., T, head_dim / 2). They are constants.
 
     Returns:
-        The shape of x; its dtype, on the processor that of the tables if it is wider.
+        The shape of x; its dtype, or that of the tables if it is wider.
     """
-    if x.device.type == "wgpu":
-        from ebm_wgpu.torch_device import fused
-
-        return fused.rotary(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+def attention_heads(
+    projected: Tensor, n_heads: int, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, ...]:
+    """Queries and keys, turned by `rotate`, and values of a common projection.
+
+    On torch.device("wgpu") one kernel makes all three, and one their gradient.
+
+    Args:
+        projected: [queries | keys | values] of each token, (B, T, 3 n_heads head_dim).
+        n_heads: heads, side by side in each of the three.
+        cos, sin: rows of `rotary_table`, (T, head_dim / 2), or those of each text,
+            (B, 1, T, head_dim / 2).
+
+    Returns:
+        Three tensors (B, n_heads, T, head_dim).
+    """
+    if projected.device.type == "wgpu":
+        from ebm_wgpu.torch_device import fused
+
+        return fused.attention_heads(projected, cos, sin)
+    batch, length, _ = projected.shape
+    parts = projected.view(batch, length, 3, n_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = parts.unbind(0)
+    return rotate(query, cos, sin), rotate(key, cos, sin), value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.models.activations import linear_gelu, swiglu
 from ebm_wgpu.models.dropout import dropout
-from ebm_wgpu.models.rotary import rotate
+from ebm_wgpu.models.rotary import attention_heads
 from ebm_wgpu.models.transformer_config import TransformerConfig
 
 INIT_STD = 0.05
@@ -92,12 +92,9 @@ class Attention(nn.Module):
         self.inputs = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.output = nn.Linear(config.dim, config.dim, bias=False)
 
-    def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         """Turned queries and keys, and values: (B, heads, T, head_dim) each, of x (B, T, dim)."""
-        batch, length, _ = x.shape
-        parts = self.inputs(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.unbind(0)
-        return rotate(query, cos, sin), rotate(key, cos, sin), value
+        return attention_heads(self.inputs(x), self.n_heads, cos, sin)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, dropping: bool) -> Tensor:
         """Attention within x (B, T, dim); cos and sin (T, head_dim / 2)."""

@@ -1,4 +1,4 @@
-"""What models compute in one kernel where torch composes it: rotary turns, SwiGLU, linear layers.
+"""What models compute in one kernel where torch composes it: heads, SwiGLU, linear layers.
 
 Their derivatives are kernels too, the second ones included; of SwiGLU, third and further ones are
 made of torch's operators.
@@ -11,72 +11,73 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ebm_wgpu.kernels import DeviceArray
 from ebm_wgpu.kernels.products import multiply
 from ebm_wgpu.torch_device import state
 from ebm_wgpu.torch_device.matmul import operand
-from ebm_wgpu.torch_device.tensors import KINDS, as_array, empty, memory, run_kernel
+from ebm_wgpu.torch_device.tensors import as_array, empty, run_kernel
 
 _NO_TARGET = -(2**31)
 """The kernels leave out targets of a number that may be chosen: one that none has."""
 
 
-class _Rotary(torch.autograd.Function):
-    """Heads (B, H, T, D) turned by tables (1 or B, T, D/2); the gradient is turned back."""
+class _Heads(torch.autograd.Function):
+    """The kernel `attention_heads`, which is linear."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, inverse: bool
+        ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(cos, sin)
+        (batch, length, width), dimension = x.shape, 2 * cos.shape[-1]
+        shape = (batch, width // (3 * dimension), length, dimension)
+        q, k, v = (empty(shape, x.dtype) for _ in range(3))
+        if x.numel():
+            run_kernel("attention_heads", x=x, cos=cos, sin=sin, q=q, k=k, v=v)
+        return q, k, v
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _HeadsGradient.apply(*gradients, *ctx.saved_tensors), None, None
+
+
+class _HeadsGradient(torch.autograd.Function):
+    """The kernel `attention_heads_backward`, which is linear and whose gradient is `_Heads`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad_q: torch.Tensor,
+        grad_k: torch.Tensor,
+        grad_v: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.inverse = inverse
-        out = empty(x.shape, x.dtype)
-        if x.numel():
-            if x.stride(-1) != 1:
-                x = x.contiguous()
-            batch, head, time, _ = x.stride()
-            # The kernel reads a view where it stands, which `run_kernel` would copy.
-            whole = DeviceArray(state.device(), (x.numel(),), KINDS[x.dtype], memory(x))
-            run_kernel(
-                "rotary",
-                x=whole,
-                cos=cos,
-                sin=sin,
-                out=out,
-                x_at=x.storage_offset(),
-                x_batch=batch,
-                x_head=head,
-                x_time=time,
-                inverse=int(inverse),
-            )
+        batch, heads, length, dimension = grad_q.shape
+        out = empty((batch, length, 3 * heads * dimension), grad_q.dtype)
+        if out.numel():
+            given = {"grad_q": grad_q, "grad_k": grad_k, "grad_v": grad_v, "cos": cos, "sin": sin}
+            run_kernel("attention_heads_backward", **given, grad_x=out)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad,) = gradients
-        cos, sin = ctx.saved_tensors
-        return _Rotary.apply(grad, cos, sin, not ctx.inverse), None, None, None
+        return (*_Heads.apply(*gradients, *ctx.saved_tensors), None, None)
 
 
-def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Each pair (x_i, x_{i + D/2}) turned by its angle; see `models.rotary.rotate`.
+def attention_heads(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values (B, H, T, D) of x (B, T, 3 H D); see `models.rotary`.
 
     Args:
-        x: (..., T, D), float32 or float16; heads that are part of a projection are not copied.
-        cos, sin: broadcast against (..., T, D/2); no gradient reaches them.
+        x: float32 or float16.
+        cos: (T, D/2) or, with tables of each text, (B, 1, T, D/2); no gradient reaches it.
+        sin: the same.
     """
-    *lead, length, width = x.shape
-    heads, tables = x, [cos, sin]
-    if cos.shape == (length, width // 2):
-        tables = [table[None] for table in tables]
-        heads = x if len(lead) == 2 else x.reshape(1, -1, length, width)
-    elif len(lead) == 2 and cos.shape == (lead[0], 1, length, width // 2):
-        tables = [table[:, 0] for table in tables]
-    else:
-        tables = [table.expand(*lead, length, width // 2).flatten(0, -3) for table in tables]
-        heads = x.reshape(-1, 1, length, width)
-    turned: torch.Tensor = _Rotary.apply(heads, *tables, False)
-    return turned.view(x.shape)
+    tables = (table[None] if table.dim() == 2 else table[:, 0] for table in (cos, sin))
+    heads: tuple[torch.Tensor, ...] = _Heads.apply(x, *tables)
+    return heads
 
 
 class _Swiglu(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -71,8 +72,10 @@ def _rows(input: torch.Tensor, normalized_shape: Sequence[int]) -> tuple[torch.T
     return rows, kept + [1] * wide
 
 
-def _ones(like: torch.Tensor) -> torch.Tensor:
-    return torch.ones((like.shape[1],), dtype=torch.float32, device=like.device)
+@functools.lru_cache(maxsize=64)
+def _constant(value: float, count: int) -> torch.Tensor:
+    """A vector of one number, which nothing writes: what stands for a weight or bias left out."""
+    return torch.full((count,), value, dtype=torch.float32, device="wgpu")
 
 
 def _column_sums(parts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -96,8 +99,8 @@ def native_layer_norm(
         run_kernel(
             "layer_norm",
             x=rows,
-            weight=_ones(rows) if weight is None else weight.reshape(-1),
-            bias=torch.zeros_like(_ones(rows)) if bias is None else bias.reshape(-1),
+            weight=_constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1),
+            bias=_constant(0.0, rows.shape[1]) if bias is None else bias.reshape(-1),
             epsilon=eps,
             out=out,
             mean=mean,
@@ -128,7 +131,7 @@ def native_layer_norm_backward(
     grad_x = grad_weight = grad_bias = None
     if output_mask[0]:
         grad_x = empty(rows.shape, input.dtype)
-        scale = _ones(rows) if weight is None else weight.reshape(-1)
+        scale = _constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1)
         if rows.numel():
             run_kernel("layer_norm_backward", **shared, weight=scale, grad_x=grad_x)
         grad_x = grad_x.view(input.shape)
@@ -159,7 +162,7 @@ def fused_rms_norm(
         run_kernel(
             "rms_norm",
             x=rows,
-            weight=_ones(rows) if weight is None else weight.reshape(-1),
+            weight=_constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1),
             epsilon=torch.finfo(torch.float32).eps if eps is None else eps,
             out=out,
             rstd=rstd,
@@ -182,7 +185,7 @@ def fused_rms_norm_backward(
     grad_x = grad_weight = None
     if output_mask[0]:
         grad_x = empty(rows.shape, input.dtype)
-        scale = _ones(rows) if weight is None else weight.reshape(-1)
+        scale = _constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1)
         if rows.numel():
             run_kernel("rms_norm_backward", **shared, weight=scale, grad_x=grad_x)
         grad_x = grad_x.view(input.shape)

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from ebm_wgpu.kernels.dropout import dropout_params
+from ebm_wgpu.kernels.spec import Scalar
 from ebm_wgpu.torch_device.copies import copy_from, int_scalar
 from ebm_wgpu.torch_device.generator import next_draw
 from ebm_wgpu.torch_device.ordering import row_order
 from ebm_wgpu.torch_device.reductions import deliver
-from ebm_wgpu.torch_device.registration import claim, implements
+from ebm_wgpu.torch_device.registration import claim, implements, implements_with_gradient
 from ebm_wgpu.torch_device.statistics import running
 from ebm_wgpu.torch_device.tensors import empty, run_kernel
 
@@ -199,6 +200,37 @@ def randperm(n: int, *, generator: Generator = None, out: torch.Tensor) -> torch
         return deliver(empty((0,), torch.int64), out)
     order = row_order(_drawn(n, "uniform", generator).view(1, -1), False)
     return deliver(order[0, :n], out)
+
+
+class _Dropout(torch.autograd.Function):
+    """The kernel `dropout`, whose gradient is the same kernel: no mask is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, options: dict[str, Scalar]) -> torch.Tensor:
+        ctx.options = options
+        out = empty(x.shape, x.dtype)
+        run_kernel("dropout", x=x.reshape(-1), out=out.view(-1), **options)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _Dropout.apply(*gradients, ctx.options), None
+
+
+@implements_with_gradient("dropout")
+def dropout(input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    """Entries kept with probability 1 - p and divided by it, others 0; all as they are, if not so.
+
+    Raises:
+        RuntimeError: p is no probability.
+    """
+    if not 0 <= p <= 1:
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
+    if p == 0 or not train or not input.numel():
+        return input
+    seed, step = next_draw()
+    dropped: torch.Tensor = _Dropout.apply(input, dropout_params(p, seed, step, 0))
+    return dropped
 
 
 @implements("native_dropout")

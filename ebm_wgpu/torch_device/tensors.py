@@ -13,6 +13,7 @@ convert before the upload.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,6 +168,12 @@ def from_array(array: DeviceArray) -> torch.Tensor:
     return tensor
 
 
+@functools.cache
+def _written(stem: str) -> frozenset[str]:
+    """Names of the arrays that a kernel writes."""
+    return frozenset(binding.name for binding in get_kernel(stem).outputs)
+
+
 def run_kernel(stem: str, **arguments: Any) -> None:
     """Run a kernel on tensors of the device, numbers and None for what is left out.
 
@@ -176,7 +183,7 @@ def run_kernel(stem: str, **arguments: Any) -> None:
     Raises:
         KernelError: as `KernelDevice.run`.
     """
-    writes = {binding.name for binding in get_kernel(stem).outputs}
+    writes = _written(stem)
     staged = {}
     for name, value in arguments.items():
         if isinstance(value, torch.Tensor):

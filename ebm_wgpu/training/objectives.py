@@ -49,8 +49,8 @@ class Objective:
 
     def __call__(
         self, model: LanguageModel, tokens: Tensor, seed: int
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, a scalar to differentiate, and its parts as numbers.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar to differentiate, and its parts.
 
         Args:
             model: what to train.
@@ -59,7 +59,8 @@ class Objective:
 
         Returns:
             The loss in nats, and a dictionary of it ("loss"), its parts, and whatever else the
-            model measures.
+            model measures: scalars without gradient, where the model is, which nothing has waited
+            for yet.
         """
         train = self.train
         measured = dict(model.losses(tokens, latent=train.token_latent, seed=seed))
@@ -81,8 +82,8 @@ class Objective:
         }
         weighted = [weights[name] * measured[name] for name in weights if name in measured]
         total = reduce(torch.add, weighted)
-        parts = {name: float(value.detach()) for name, value in measured.items()}
-        return total, {"loss": float(total.detach()), **parts}
+        parts = {name: value.detach() for name, value in measured.items()}
+        return total, {"loss": total.detach(), **parts}
 
 
 def score_matching_loss(

@@ -141,22 +141,25 @@ class Optimizers:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def clip(self, norm: float, loss_scale: float = 1.0) -> float:
-        """Scale all gradients so that their common norm is at most `norm`; returns what it was.
+    def gradient_norm(self) -> Tensor:
+        """The common norm of all gradients, a scalar where the model is."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
+    def clip(self, length: float, norm: float, loss_scale: float = 1.0) -> None:
+        """Scale all gradients so that their common norm is at most `norm`.
 
         As `torch.nn.utils.clip_grad_norm_`, but gradients that need no change are not touched, and
         neither are any whose norm is not finite.
 
         Args:
+            length: their norm now, `gradient_norm`.
             norm: the greatest that is left.
-            loss_scale: gradients, and the norm returned, are divided by it first.
+            loss_scale: gradients are divided by it first.
         """
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        length = float(nn.utils.get_total_norm(gradients)) / loss_scale
-        factor = min(1.0, norm / (length + _CLIP_SAFETY)) / loss_scale
+        factor = min(1.0, norm / (length / loss_scale + _CLIP_SAFETY)) / loss_scale
         if math.isfinite(length) and factor != 1:
-            torch._foreach_mul_(gradients, factor)
-        return length
+            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], factor)
 
     def step(self, factor: float) -> None:
         """Take a step at `factor` times the configured learning rates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,12 +61,18 @@ class Stepper:
         train, progress, place = self._train, state.progress, place_of(state.model)
         scaled = scales_loss(train.precision, state.model)
         scale = progress.loss_scale if scaled else LossScale(1.0)
-        parts: dict[str, float] = {}
+        measured = []
         for micro in range(train.accumulation):
             tokens = torch.from_numpy(state.batches.next_batch()).long().to(place)
-            for name, value in self._backward(state, tokens, micro, scale.factor).items():
-                parts[name] = parts.get(name, 0.0) + value / train.accumulation
-        norm = state.optimizers.clip(train.grad_clip, scale.factor)
+            measured.append(self._backward(state, tokens, micro, scale.factor))
+        # The one place where a step waits for its device.
+        length, *values = _numbers(
+            [state.optimizers.gradient_norm(), *(v for part in measured for v in part.values())]
+        )
+        norm = length / scale.factor
+        parts: dict[str, float] = {}
+        for name, value in zip((name for part in measured for name in part), values, strict=True):
+            parts[name] = parts.get(name, 0.0) + value / train.accumulation
         if scaled:
             parts["loss_scale"] = scale.factor
         skipped = scale.skips(norm)
@@ -73,6 +80,7 @@ class Stepper:
         check_finite(parts, progress.step + 1)
         factor *= progress.rate_scale
         if not skipped:
+            state.optimizers.clip(length, train.grad_clip, scale.factor)
             state.optimizers.step(factor)
             if state.average is not None:
                 state.average.update(state.model)
@@ -87,7 +95,7 @@ class Stepper:
 
     def _backward(
         self, state: TrainingState, tokens: torch.Tensor, micro: int, scale: float
-    ) -> dict[str, float]:
+    ) -> dict[str, torch.Tensor]:
         train, progress = self._train, state.progress
         try:
             with autocast(train.precision, state.model):
@@ -105,3 +113,16 @@ class Stepper:
 def _seed(seed: int, step: int, micro: int) -> int:
     """A seed of its own for each batch, in [0, 2^63)."""
     return int(np.random.SeedSequence([seed, step, micro]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _numbers(scalars: Sequence[torch.Tensor]) -> list[float]:
+    """The values of scalars, of those of one type in one place by one transfer."""
+    alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, scalar in enumerate(scalars):
+        alike.setdefault((scalar.device, scalar.dtype), []).append(index)
+    found = [0.0] * len(scalars)
+    for indices in alike.values():
+        stacked = torch.stack([scalars[index].reshape(()) for index in indices])
+        for index, value in zip(indices, stacked.tolist(), strict=True):
+            found[index] = float(value)
+    return found

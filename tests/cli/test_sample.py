@@ -237,6 +237,8 @@ def test_a_text_read_first_is_remembered(trained: Trained, tmp_path: Path) -> No
     assert sample(run, long, "--memory", 64).startswith(long)
     arguments = ("sample", "--checkpoint", run, "--device", "numba", "--max-tokens", 2)
     one_line_error(ebm(*arguments, "--prompt", long), "tokens and the model reads 32")
+    drawn = ebm(*arguments, "--prompt", "the", "--memory", 64, "--latent", "exact")
+    one_line_error(drawn, "sampler.latent=exact cannot .* beside an online memory: use --latent")
 
 
 @pytest.mark.parametrize(

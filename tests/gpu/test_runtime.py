@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ebm_wgpu.errors import DeviceError, KernelError
 from ebm_wgpu.gpu.buffers import ALIGNMENT, ARENA_BLOCKS, BufferPool, size_class
-from ebm_wgpu.gpu.runtime import MAX_GROUPS, SUBMIT_EVERY, GpuRuntime
+from ebm_wgpu.gpu.runtime import MAX_GROUPS, SUBMIT_FIRST, SUBMIT_MOST, GpuRuntime
 
 ADD_ONE = """
 @group(0) @binding(0) var<storage, read_write> x: array<u32>;
@@ -45,11 +45,34 @@ def test_write_does_not_overtake_recorded_commands(runtime: GpuRuntime) -> None:
 def test_dependent_dispatches_across_submits_run_in_order(runtime: GpuRuntime) -> None:
     pipeline = runtime.pipeline(ADD_ONE, [True], 0, "add_one")
     buffer = runtime.upload(np.zeros(1, np.uint32))
+    runtime.synchronize()
+    lengths = []
     before = runtime.submits
-    for _ in range(SUBMIT_EVERY + 44):
+    for count in range(1, 4 * SUBMIT_MOST + 1):
+        runtime.dispatch(pipeline, [buffer], b"", 1)
+        if runtime.submits > before:
+            before = runtime.submits
+            lengths.append(count - sum(lengths))
+    short = [SUBMIT_FIRST * 2**i for i in range(round(np.log2(SUBMIT_MOST / SUBMIT_FIRST)))]
+    assert lengths == [*short, SUBMIT_MOST, SUBMIT_MOST, SUBMIT_MOST]
+    assert runtime.read(buffer, np.dtype(np.uint32), (1,))[0] == 4 * SUBMIT_MOST
+
+
+@pytest.mark.parametrize("wait", ["read", "synchronize"])
+def test_an_idle_device_gets_work_soon(runtime: GpuRuntime, wait: str) -> None:
+    pipeline = runtime.pipeline(ADD_ONE, [True], 0, "add_one")
+    buffer = runtime.upload(np.zeros(1, np.uint32))
+    for _ in range(2 * SUBMIT_MOST):
+        runtime.dispatch(pipeline, [buffer], b"", 1)
+    if wait == "read":
+        runtime.read(buffer, np.dtype(np.uint32), (1,))
+    else:
+        runtime.synchronize()
+    before = runtime.submits
+    for _ in range(SUBMIT_FIRST):
+        assert runtime.submits == before
         runtime.dispatch(pipeline, [buffer], b"", 1)
     assert runtime.submits == before + 1
-    assert runtime.read(buffer, np.dtype(np.uint32), (1,))[0] == SUBMIT_EVERY + 44
 
 
 def test_grids_beyond_one_dimension_are_folded(runtime: GpuRuntime) -> None:

@@ -16,7 +16,7 @@ import ebm_wgpu.torch_device as torch_device
 from ebm_wgpu.gpu.runtime import GpuRuntime
 from ebm_wgpu.models.activations import linear_gelu, swiglu
 from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy
-from ebm_wgpu.models.rotary import rotary_table, rotate
+from ebm_wgpu.models.rotary import attention_heads, rotary_table
 
 pytestmark = pytest.mark.usefixtures("no_fallbacks")
 
@@ -39,35 +39,24 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
 
 
-def key_of(x: Tensor) -> Tensor:
-    """The keys (B, H, T, D) of a projection (B, T, 3, H, D)."""
-    return x.permute(2, 0, 3, 1, 4)[1]
-
-
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def heads_of(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries, keys and values of three heads of x (B, T, 3 x 3 x 8), each to count otherwise."""
     tables = [table.to(x.device, x.dtype) for table in (cos, sin)]
-    return rotate(x, *tables)
+    query, key, value = attention_heads(x, 3, *tables)
+    return torch.cat((query, 2 * key, value.square()), -1)
 
 
 TABLES = rotary_table(40, 8)
 PLACES = torch.tensor([[3, 4, 5, 6, 7], [0, 1, 2, 3, 4]])
 CALLS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
-    "rotary of keys": (
-        lambda x: turn(key_of(x), *(table[7:12] for table in TABLES)),
-        (2, 5, 3, 4, 8),
+    "heads": (lambda x: heads_of(x, *(table[7:12] for table in TABLES)), (2, 5, 72)),
+    "heads of texts": (
+        lambda x: heads_of(x, *(table[PLACES][:, None] for table in TABLES)),
+        (2, 5, 72),
     ),
-    "rotary of texts": (
-        lambda x: turn(key_of(x), *(table[PLACES][:, None] for table in TABLES)),
-        (2, 5, 3, 4, 8),
-    ),
-    "rotary of heads": (
-        lambda x: turn(x, *(table[7:12].expand(3, 5, 4) for table in TABLES)),
-        (3, 5, 8),
-    ),
-    "rotary of rows": (lambda x: turn(x, *(table[:3] for table in TABLES)), (3, 8)),
-    "rotary of columns": (
-        lambda x: turn(x.transpose(-1, -2), *(table[:5] for table in TABLES)),
-        (2, 3, 8, 5),
+    "heads of columns": (
+        lambda x: heads_of(x.transpose(1, 2), *(table[:5] for table in TABLES)),
+        (2, 72, 5),
     ),
     "swiglu": (swiglu, (2, 3, 14)),
     "swiglu of a part": (lambda x: swiglu(x[:, 1:7]), (3, 8)),
@@ -111,18 +100,17 @@ def test_halves_are_computed_in_single_precision(name: str) -> None:
 
 
 def test_each_is_one_kernel_and_so_is_its_gradient(launched: Counter[str]) -> None:
-    x, z = normal(2, 5, 3, 4, 8).to("wgpu").requires_grad_(), normal(3, 8).to("wgpu")
-    key, z = key_of(x), z.requires_grad_()
+    x, z = (t.to("wgpu").requires_grad_() for t in (normal(2, 5, 72), normal(3, 8)))
     cos, sin = (table[:5].to("wgpu") for table in TABLES)
     launched.clear()
-    turned, gated = rotate(key, cos, sin), swiglu(z)
-    assert launched == {"rotary": 1, "swiglu": 1}
-    pulls = [torch.ones_like(t) for t in (turned, gated)]
+    outputs = [*attention_heads(x, 3, cos, sin), swiglu(z)]
+    assert launched == {"attention_heads": 1, "swiglu": 1}
+    pulls = [torch.ones_like(t) for t in outputs]
     launched.clear()
-    first = torch.autograd.grad([turned, gated], [key, z], pulls, create_graph=True)
-    assert launched == {"rotary": 1, "swiglu_backward": 1}
+    first = torch.autograd.grad(outputs, [x, z], pulls, create_graph=True)
+    assert launched == {"attention_heads_backward": 1, "swiglu_backward": 1}
     launched.clear()
-    torch.autograd.grad(first[1], z, pulls[1].new_ones(z.shape))
+    torch.autograd.grad(first[1], z, pulls[-1].new_ones(z.shape))
     assert launched["swiglu_double_backward"] == 1
     assert sum(launched.values()) <= 2  # ones are written by a kernel
 

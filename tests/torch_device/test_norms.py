@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm, rms_norm
 
-import ebm_wgpu.torch_device  # noqa: F401
+import ebm_wgpu.torch_device as torch_device
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -40,3 +40,15 @@ def test_softmax_along_any_dimension_and_of_halves() -> None:
     assert half.dtype == torch.float16
     exact = x.half().double().log_softmax(1).float()
     torch.testing.assert_close(half.float().cpu(), exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", [layer_norm, rms_norm])
+def test_a_norm_without_parameters_is_one_kernel(norm: Any) -> None:
+    x = _normal(5, 24).to("wgpu")
+    first = norm(x, (24,))
+    runtime = torch_device.device().runtime
+    before = runtime.dispatches
+    again = norm(x, (24,))
+    assert runtime.dispatches == before + 1
+    assert torch.equal(first.cpu(), again.cpu())
+    torch.testing.assert_close(first.cpu(), norm(x.cpu(), (24,)), rtol=1e-5, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch.utils.checkpoint import checkpoint
 
-import ebm_wgpu.torch_device  # noqa: F401
+import ebm_wgpu.torch_device as torch_device
 from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.kernels import _philox
 from ebm_wgpu.kernels._attention import STREAM_ATTENTION
@@ -123,6 +123,36 @@ def test_dropout_keeps_the_mean_and_its_gradient_the_mask() -> None:
     assert stats.binomtest(kept, COUNT, 0.75).pvalue > 1e-3
     assert y.max().item() == pytest.approx(4 / 3, rel=1e-6)
     assert torch.equal(torch.nn.functional.dropout(x, 0.25, training=False).cpu(), x.detach().cpu())
+
+
+def test_dropout_is_one_kernel_and_can_be_differentiated_twice() -> None:
+    x = torch.linspace(-1, 1, 1000).to("wgpu").requires_grad_()
+    runtime = torch_device.device().runtime
+    before = runtime.dispatches
+    y = torch.nn.functional.dropout(x, 0.25)
+    assert runtime.dispatches == before + 1
+    pull = torch.ones_like(y)
+    before = runtime.dispatches
+    torch.autograd.grad(y, x, pull, retain_graph=True)
+    assert runtime.dispatches == before + 1
+    (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    scale = (y / x).detach().cpu()
+    expected = 6 * scale**3 * x.detach().cpu()
+    torch.testing.assert_close(second.cpu(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1])
+def test_dropout_of_no_probability_is_refused(p: float) -> None:
+    with pytest.raises(RuntimeError, match="has to be between 0 and 1"):
+        torch.dropout(torch.ones(3, device="wgpu"), p, True)
+
+
+def test_all_may_be_dropped_or_none() -> None:
+    x = torch.linspace(1, 2, 9).half().to("wgpu")
+    assert torch.dropout(x, 1.0, True).abs().sum().item() == 0
+    assert torch.equal(torch.dropout(x, 0.0, True).cpu(), x.cpu())
+    assert torch.dropout(x, 0.5, True).dtype == torch.float16
 
 
 def test_checkpointed_layers_drop_the_same_entries_again() -> None:

@@ -164,7 +164,7 @@ def test_the_loss_is_the_weighted_sum_of_the_terms(
     tokens = torch.arange(26).view(2, 13) % loaded.tokenizer.vocab_size
     total, parts = Objective(loaded.config.train)(loaded.model, tokens, seed=1)
     weights = loaded.model.loss_weights
-    expected = sum(weights[name] * parts[name] for name in weights if name in parts)
+    expected = sum(weights[name] * parts[name].item() for name in weights if name in parts)
     assert total.item() == pytest.approx(expected, rel=1e-6)
     assert weights["token"] == 1
 

@@ -35,9 +35,15 @@ def batch(seed=0, rows=2, length=13):
     return torch.from_numpy(np.random.default_rng(seed).integers(VOCAB, size=(rows, length)))
 
 
+def measured(train, model, seed):
+    """The loss of a batch, and its parts as numbers."""
+    total, parts = Objective(train)(model, batch().to(place_of(model)), seed)
+    return total, {name: part.item() for name, part in parts.items()}
+
+
 def test_the_loss_is_the_weighted_sum_of_its_parts(tiny, model):
     train = dataclasses.replace(tiny.train, latent_weight=0.7, dsm_weight=0.3, balance_weight=0.05)
-    total, parts = Objective(train)(model, batch(), seed=1)
+    total, parts = measured(train, model, 1)
     expected = (
         parts["token"]
         + 0.7 * parts["latent"]
@@ -51,7 +57,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tiny, model):
 
 def test_score_matching_is_left_out_where_it_has_no_weight(tiny, model):
     train = dataclasses.replace(tiny.train, dsm_weight=0.0)
-    _, parts = Objective(train)(model, batch(), seed=1)
+    _, parts = measured(train, model, 1)
     assert "score_matching" not in parts
 
 
@@ -60,10 +66,9 @@ def test_the_noise_depends_on_the_seed_alone(tiny, model):
         rng = np.random.default_rng(seed)
         return score_matching_loss(model, batch(), (1.0, 5.0), rng).item()
 
-    objective = Objective(tiny.train)
-    first, second = (objective(model, batch(), seed=4)[1] for _ in range(2))
+    first, second, other = (measured(tiny.train, model, seed)[1] for seed in (4, 4, 5))
     assert first == second
-    assert objective(model, batch(), seed=5)[1]["score_matching"] != first["score_matching"]
+    assert other["score_matching"] != first["score_matching"]
     assert loss(1) == loss(1) != loss(2)
 
 
@@ -130,7 +135,7 @@ def with_terms(tiny):
 
 def test_latents_shape_the_model_and_score_matching_teaches_the_terms(with_terms, numba_device):
     model = build_model(with_terms, VOCAB, numba_device)
-    total, parts = Objective(with_terms.train)(model, batch(), seed=1)
+    total, parts = measured(with_terms.train, model, 1)
     shaping = sum(weight * parts[name] for name, weight in LATENT_LOSSES.items())
     train = dataclasses.replace(with_terms.train, terms_weight=0.0)
     expected = (
@@ -237,7 +242,7 @@ def test_terms_are_the_same_on_a_gpu(with_terms, numba_device, wgpu_device):
     there.to("wgpu")
     found = []
     for model in (host, there):
-        total, parts = Objective(with_terms.train)(model, batch().to(place_of(model)), seed=2)
+        total, parts = measured(with_terms.train, model, 2)
         total.backward()
         gradients = [p.grad.cpu().flatten() for p in model.terms.parameters()]
         found.append((parts, torch.cat([*gradients, model.mu.grad.cpu().flatten()])))
