@@ -170,8 +170,9 @@ def loss(model: LanguageModel, texts: Texts) -> float:
     return total / count
 
 
-Way = tuple[int | None, str]
+Way = tuple[int | None, StepRule | None]
 """A number of think steps and a rule of their size, for models that think."""
+RULES: tuple[StepRule, ...] = ("learned", "spectral")
 
 
 def own_way(model: LanguageModel) -> Way:
@@ -180,7 +181,7 @@ def own_way(model: LanguageModel) -> Way:
         return model.nano.think_steps, model.nano.step_rule
     if isinstance(model, EnergyTransformer):
         return model.config.max_steps, model.config.step_rule
-    return None, ""
+    return None, None
 
 
 def other_ways(model: LanguageModel) -> list[Way]:
@@ -189,7 +190,7 @@ def other_ways(model: LanguageModel) -> list[Way]:
     if steps is None:
         return []
     counts = sorted({1, steps, 3 * steps})
-    ways: list[Way] = [(count, rule) for rule in ("learned", "spectral") for count in counts]
+    ways: list[Way] = [(count, rule) for rule in RULES for count in counts]
     none: list[Way] = [(0, own)] if isinstance(model, NanoEBM) else []
     return [way for way in none + ways if way != (steps, own)]
 
@@ -208,7 +209,7 @@ def score(model: LanguageModel, texts: Texts, way: Way) -> dict[str, Any]:
     nats = loss(model, texts)
     return {
         "think steps": "" if way[0] is None else way[0],
-        "step size": way[1],
+        "step size": way[1] or "",
         "nats": nats,
         "perplexity": math.exp(nats),
         "score s": time.perf_counter() - begin,

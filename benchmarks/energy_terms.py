@@ -73,7 +73,7 @@ def main() -> None:
     }
     rows, learned = [], {}
     for name, present in ablations.items():
-        changes = {weights[term]: START for term in present}
+        changes: dict[str, Any] = {weights[term]: START for term in present}
         terms = EnergyTerms(dataclasses.replace(EnergyConfig(), **changes))
         if present:
             x, mixture = points["train"]

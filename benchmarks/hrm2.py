@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import faiss
@@ -176,12 +177,12 @@ def compare(name: str, data: Directions, options: Any, device: KernelDevice) -> 
     for batch in BATCHES:
         x = test[:batch]
         indexes: dict[str, Callable[[], object]] = {
-            "HRM2": lambda x=x: own.search(x, k),
-            **{c: lambda x=x, c=c: others[c].search(x, k) for c in others},
+            "HRM2": partial(own.search, x, k),
+            **{name: partial(other.search, x, k) for name, other in others.items()},
         }
         # Whoever followed a search of everything would find its caches empty.
-        times = compare_seconds({"flat": lambda x=x: flat.search(x, k)}, repeats)
-        times |= compare_seconds({"brute force": lambda x=x: brute.search(x, k)}, repeats)
+        times = compare_seconds({"flat": partial(flat.search, x, k)}, repeats)
+        times |= compare_seconds({"brute force": partial(brute.search, x, k)}, repeats)
         times |= compare_seconds(indexes, repeats)
         for row in rows:
             row[f"ms, {batch}"] = 1e3 * median(times[row["index"]])

@@ -130,9 +130,9 @@ def main() -> None:
     x0 = np.ascontiguousarray(store.mu[rng.integers(0, len(store), arguments.chains)])
     for with_faiss in (True, False) if arguments.original_steps else ():
         run = original(store.mu, x0, arguments.original_steps, with_faiss)
-        times = compare_seconds({"original": run}, 1)["original"]
+        taken = compare_seconds({"original": run}, 1)["original"]
         name = "ebm-splats, FAISS" if with_faiss else "ebm-splats"
-        scaled[name] = median(times) * steps / arguments.original_steps
+        scaled[name] = median(taken) * steps / arguments.original_steps
     mu_torch = torch.from_numpy(store.mu)
     for kappa in KAPPAS:
         store = SplatStore.from_directions(mu, kappa=kappa)

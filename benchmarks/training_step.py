@@ -148,10 +148,10 @@ def measure(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
 def outside(device: WgpuDevice, whole: Callable[[], None], repeats: int) -> float:
     """Share of a step's wall-clock time in which the adapter ran nothing."""
     shares = []
+    spent: list[float] = []
     for _ in range(repeats):
-        spent: list[float] = []
-        busy = device.runtime.measure(lambda spent=spent: spent.append(seconds(whole)))
-        shares.append(max(0.0, 1 - busy / spent[0]))
+        busy = device.runtime.measure(lambda: spent.append(seconds(whole)))
+        shares.append(max(0.0, 1 - busy / spent[-1]))
     return median(shares)
 
 

@@ -95,7 +95,7 @@ def _ten_million(family: Literal["transformer", "nano"]) -> Config:
         data=_shakespeare(block_size=256),
         model=ModelConfig(family=family),
         train=TrainConfig(
-            steps=3600,
+            steps=1800,
             batch_size=16,
             betas=(0.9, 0.99),
             warmup_steps=100,
