@@ -65,7 +65,7 @@ class Stepper:
         for micro in range(train.accumulation):
             tokens = torch.from_numpy(state.batches.next_batch()).long().to(place)
             measured.append(self._backward(state, tokens, micro, scale.factor))
-        # The one place where a step waits for its device.
+        # Read together, after the backward is recorded: each wait leaves a device without work.
         length, *values = _numbers(
             [state.optimizers.gradient_norm(), *(v for part in measured for v in part.values())]
         )

@@ -3,13 +3,18 @@ import math
 import pytest
 import torch
 
+import ebm_wgpu.torch_device as torch_device
 from ebm_wgpu.config import apply_overrides
 from ebm_wgpu.errors import EbmError
+from ebm_wgpu.gpu.runtime import GpuRuntime
+from ebm_wgpu.models.registry import FAMILIES
 from ebm_wgpu.splats.health import YOUNG
 from ebm_wgpu.training.recovery import DivergedError
 from ebm_wgpu.training.run_data import RunData
 from ebm_wgpu.training.state import TrainingState
 from ebm_wgpu.training.stepping import USAGE_EVERY, Stepper
+
+SMALL = ("dim=16", "n_layers=1", "n_heads=2", "max_length=12")
 
 
 @pytest.fixture
@@ -29,6 +34,39 @@ def test_a_step_counts_moves_and_measures(tiny, state):
     assert not torch.equal(state.model.bias, before)
     # The largest move of Adam's first step is its rate.
     assert (state.model.bias - before).abs().max().item() <= outcome.lr * 1.001
+
+
+def test_parts_are_means_over_the_batches_of_a_step(tiny, state, numba_device):
+    config = apply_overrides(tiny, ["train.accumulation=1", "train.lr=1e-30", "train.lr_splats=0"])
+    alone = TrainingState(config, RunData.load(config), numba_device)
+    alone.initialize()
+    single = [Stepper(config.train).step(alone, 1.0).parts for _ in range(2)]
+    both = Stepper(tiny.train).step(state, 1.0).parts
+    # Latents and the noise of score matching have seeds of their own in each batch of a step.
+    for name in ("token", "latent", "balance", "gate"):
+        assert both[name] == pytest.approx((single[0][name] + single[1][name]) / 2, rel=1e-5)
+
+
+@pytest.mark.usefixtures("no_fallbacks")
+@pytest.mark.parametrize("family", [name for name, known in FAMILIES.items() if not known.splats])
+def test_a_step_waits_for_its_device_once(tiny, wgpu_device, monkeypatch, family):
+    small = [f"{part}.{key}" for part in ("transformer", "ebt") for key in SMALL]
+    config = apply_overrides(tiny, [f"model.family={family}", "train.dsm_weight=0", *small])
+    state = TrainingState(config, RunData.load(config), torch_device.device())
+    state.initialize()
+    stepper = Stepper(config.train)
+    # The first step reads how many steps the optimiser has taken as well.
+    stepper.step(state, 1.0)
+    waits = []
+    read = GpuRuntime.read
+
+    def counted(self, *arguments, **options):
+        waits.append(arguments)
+        return read(self, *arguments, **options)
+
+    monkeypatch.setattr(GpuRuntime, "read", counted)
+    stepper.step(state, 1.0)
+    assert len(waits) == 1
 
 
 def test_a_lowered_rate_lowers_every_step(tiny, state):
