@@ -44,8 +44,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script || exit 1; done
 
-# On a machine with a GPU: proves every kernel and measures everything that runs on it, with three
-# hours of training at the end. GPU_OPTIONS="--no-long" leaves those out.
+# On a machine with a GPU: proves every kernel and measures everything that runs on it, with up to
+# three hours of training at the end. GPU_OPTIONS="--no-long" leaves those out.
 gpu: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python benchmarks/_gpu.py $(GPU_OPTIONS)

@@ -14,6 +14,7 @@ from ebm_wgpu.models.transformer_blocks import (
     Block,
     FeedForward,
     KeyValueCache,
+    causal_attention,
     reset_parameters,
 )
 from ebm_wgpu.models.transformer_config import TransformerConfig
@@ -78,3 +79,41 @@ def test_cache_grows_without_losing_anything_and_selects_rows() -> None:
     torch.testing.assert_close(chosen.values[0][0], cache.values[0][1], rtol=0, atol=0)
     chosen.keys[0].zero_()
     assert bool((cache.keys[0][0, :, :4] == held[0][0]).all())
+
+
+@pytest.mark.parametrize("length", [1, 9, 64])
+def test_attention_that_learns_in_bfloat16_is_that_in_float64_but_for_rounding(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    drawn = [torch.randn(2, 3, length, 16, generator=generator).bfloat16() for _ in range(4)]
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        heads = [part.to(dtype).requires_grad_() for part in drawn[:3]]
+        out = causal_attention(*heads)
+        gradients = torch.autograd.grad(out, heads, drawn[3].to(dtype))
+        found.append([t.detach().double() for t in (out, *gradients)])
+    for exact, rounded in zip(*found, strict=True):
+        # bfloat16 keeps 8 bits, of scores up to 4 or so as well.
+        torch.testing.assert_close(rounded, exact, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_short_attention_sees_no_later_token(share: float) -> None:
+    heads = torch.randn(1, 2, 40, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    other = heads.clone()
+    other[:, :, 25:] += 1
+    found = []
+    for given in (heads, other):
+        torch.manual_seed(5)
+        found.append(causal_attention(given, given, given.requires_grad_(), share))
+    assert torch.equal(found[0][:, :, :25], found[1][:, :, :25])
+    assert not torch.equal(found[0][:, :, 25:], found[1][:, :, 25:])
+
+
+def test_short_attention_drops_a_share_of_the_weights() -> None:
+    torch.manual_seed(0)
+    query = torch.zeros(1, 4, 100, 1, dtype=torch.bfloat16)
+    value = torch.ones(1, 4, 100, 1, dtype=torch.bfloat16, requires_grad=True)
+    # Of the last token's hundred equal weights, each counts 1 / (1 - share) or nothing.
+    last = causal_attention(query, query, value, 0.25)[:, :, -1].float()
+    assert last.unique().numel() > 1
+    assert last.mean().item() == pytest.approx(1.0, abs=0.15)
