@@ -186,10 +186,7 @@ def environment(*devices: Any) -> dict[str, Any]:
         },
         "threads": {
             name: os.environ[name]
-            for name in (
-                *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"),
-                "OMP_WAIT_POLICY",
-            )
+            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
             if name in os.environ
         },
         "commit": _git("rev-parse", "HEAD"),
