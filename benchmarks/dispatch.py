@@ -21,27 +21,25 @@ import torch
 from _common import Claim, median, parse_arguments, print_table, seconds, write_result
 
 import ebm_wgpu.torch_device as torch_device
-from ebm_wgpu.gpu.runtime import SUBMIT_FIRST
+from ebm_wgpu.gpu.runtime import SUBMIT_FIRST, SUBMIT_MOST
 from ebm_wgpu.kernels.device import WgpuDevice
 
 STEM = "sphere_normalize"
-DISPATCHES = SUBMIT_FIRST - 1
-BATCHES = 32
-"""Times that so many are recorded, each on an idle device."""
+DISPATCHES = SUBMIT_MOST - 1
 
 
 def microseconds(device: WgpuDevice, record: Callable[[], object]) -> float:
-    """Mean time of one `record` among `DISPATCHES`, started on an idle device."""
+    """Time of one `record` among `DISPATCHES`, which a device that has work takes together."""
 
     def batch() -> None:
         for _ in range(DISPATCHES):
             record()
 
-    times = []
-    for _ in range(BATCHES):
-        device.synchronize()
-        times.append(seconds(batch))
-    return 1e6 * sum(times) / (BATCHES * DISPATCHES)
+    device.synchronize()
+    # The short submissions after a wait.
+    for _ in range(SUBMIT_MOST - SUBMIT_FIRST):
+        record()
+    return 1e6 * seconds(batch) / DISPATCHES
 
 
 def main() -> None:
