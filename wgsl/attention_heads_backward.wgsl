@@ -1,28 +1,24 @@
 // Gradients of heads to [q | k | v] of each token, those of q and k turned back; one invocation a pair of
 // coordinates of all three.
+//!include head_pairs
+
 @compute @workgroup_size(WG)
 fn main(inv: Invocation) {
     let index = group_index(inv) * WG + inv.local;
     if (index >= params.B * params.T * params.H * params.C) { return; }
-    let pair = index % params.C;
-    let head = index / params.C % params.H;
-    let token = index / (params.C * params.H);
-    let time = token % params.T;
-    let batch = token / params.T;
-    let turn = (select(0u, batch, params.P > 1u) * params.T + time) * params.C + pair;
-    let c = load_cos(turn);
-    let s = load_sin(turn);
-    let part = params.H * params.D;
-    let first = token * params.W + head * params.D + pair;
-    let place = ((batch * params.H + head) * params.T + time) * params.D + pair;
-    var x = load_grad_q(place);
-    var y = load_grad_q(place + params.C);
-    store_grad_x(first, x * c + y * s);
-    store_grad_x(first + params.C, y * c - x * s);
-    x = load_grad_k(place);
-    y = load_grad_k(place + params.C);
-    store_grad_x(first + part, x * c + y * s);
-    store_grad_x(first + part + params.C, y * c - x * s);
-    store_grad_x(first + 2u * part, load_grad_v(place));
-    store_grad_x(first + 2u * part + params.C, load_grad_v(place + params.C));
+    let at = pair_of(index);
+    let there = at.in_heads;
+    var target_row = at.in_row;
+    var x = load_grad_q(there);
+    var y = load_grad_q(there + params.C);
+    store_grad_x(target_row, x * at.c + y * at.s);
+    store_grad_x(target_row + params.C, y * at.c - x * at.s);
+    target_row += at.part;
+    x = load_grad_k(there);
+    y = load_grad_k(there + params.C);
+    store_grad_x(target_row, x * at.c + y * at.s);
+    store_grad_x(target_row + params.C, y * at.c - x * at.s);
+    target_row += at.part;
+    store_grad_x(target_row, load_grad_v(there));
+    store_grad_x(target_row + params.C, load_grad_v(there + params.C));
 }
