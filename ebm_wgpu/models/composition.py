@@ -35,7 +35,7 @@ from ebm_wgpu.sphere import FloatArray
 Float32Array = NDArray[np.float32]
 
 _FORMAT = "ebm-wgpu-composition"
-_VERSION = 1
+_VERSION = 2
 _CONTENT = "content"
 
 
@@ -184,7 +184,13 @@ class CompositionNet(nn.Module):
             if header["__metadata__"]["sha256"] != _digest(content, tensors):
                 raise ValueError("it differs from its SHA-256: it was altered")
             net = cls(tensors["base"].numpy(), len(tensors["inner.bias"]))
+            if any(t.dtype != torch.float32 or not t.isfinite().all() for t in tensors.values()):
+                raise ValueError("it holds what is not a finite float32")
             net.load_state_dict(tensors)
+            if abs(float(net.base.norm()) - 1) > 1e-3:
+                raise ValueError(f"its base point has length {float(net.base.norm()):g}, not 1")
+            if not isinstance(content["record"], dict):
+                raise ValueError("its record is no object")
             net.record = content["record"]
         # A damaged file fails in many ways, those of safetensors among them; all mean the same.
         except Exception as error:
@@ -194,8 +200,11 @@ class CompositionNet(nn.Module):
 
 
 def _digest(content: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of what is told of a net and of all its numbers."""
-    parts = {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in tensors.items()}
+    """SHA-256 of what is told of a net and of all its numbers, as they are typed and shaped."""
+    parts = {
+        name: [str(t.dtype), list(t.shape), hashlib.sha256(t.numpy().tobytes()).hexdigest()]
+        for name, t in tensors.items()
+    }
     return json_digest({"content": content, "tensors": parts})
 
 

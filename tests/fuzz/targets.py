@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_targets import Manifest, TrainerState, Weights
+from composition_targets import Composition
 from mutations import dumps, mutate_bytes, mutate_json, mutate_json_text
 from numpy.random import Generator
 from splat_targets import Splats
@@ -29,7 +30,7 @@ TEXT = "the cat sat on the mat, and the dog sat on the cat: a café for 12 cats.
 class Tokenizer(Target):
     """tokenizer.json of each kind, with and without a new fingerprint."""
 
-    name, share = "tokenizer.json", 0.15
+    name, share = "tokenizer.json", 0.1
     kinds = (("bpe", 280), ("char", None), ("word", None), ("gpt2", None))
 
     def __init__(self, folder: Path) -> None:
@@ -157,7 +158,7 @@ class Pointer(Target):
 
 
 TARGETS: tuple[type[Target], ...] = (
-    Splats, Weights, TrainerState, Manifest, Tokenizer, ConfigFile, Metrics, Pointer,
+    Splats, Weights, TrainerState, Manifest, Tokenizer, ConfigFile, Metrics, Pointer, Composition,
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from ebm_wgpu.training.run_folder import RunFolder
 FUZZER = Path(__file__).with_name("fuzz.py")
 FORMATS = {
     "splats.h5", "weights.safetensors", "trainer.pt", "manifest.json", "tokenizer.json",
-    "config.json", "metrics.jsonl", "last.json",
+    "config.json", "metrics.jsonl", "last.json", "composition.safetensors",
 }  # fmt: skip
 
 
