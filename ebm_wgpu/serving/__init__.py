@@ -1,0 +1,1 @@
+"""A trained model behind HTTP: completions as clients of OpenAI's API know them, and latents."""
