@@ -179,3 +179,53 @@ def mean_cosine(k: F32, d: int) -> F32:
 def mean_cosine_slope(k: F32, d: int) -> F32:
     """dA/dk = Var[mu.x], float32, without the cancellation of 1 - A^2 - (d-1) A/k."""
     return mean_ratio_and_slope(k, d)[1]
+
+
+@njit(cache=True, fastmath=_CONTRACT, error_model="numpy")
+def log_peak(k: F32, d: int) -> F32:
+    """k - log Z0(k) for k >= 0, the log density at the mode, float32.
+
+    A sum of positive terms from d = 64 on; below, the recurrence takes off what it must.
+    """
+    dimension = _start(d)
+    nu = _HALF * np.float32(dimension) - _ONE
+    z = k / nu
+    q = z * z
+    s = np.sqrt(_ONE + q)
+    p = _ONE / s
+    ds = q / (_ONE + s)
+    _, divided, _, _ = _debye(_ONE, p, nu)
+    result = nu * (z * (_ONE + _ONE / (s + z)) / (_ONE + s) + log1p_accurate(_HALF * ds))
+    result += _HALF * log1p_accurate(ds) + divided * ds * p
+    if dimension > d:
+        _, _, w, _ = _debye(p, p, nu)
+        f = nu * ds - q * p * p * (_HALF + w)
+        while dimension > d:
+            dimension -= 2
+            total = np.float32(dimension) + f
+            result -= log1p_accurate(f / np.float32(dimension))
+            f = k * (k / total)
+    return result
+
+
+@njit(cache=True, fastmath=_CONTRACT, error_model="numpy")
+def mean_cosine_gap(k: F32, d: int) -> F32:
+    """1 - A(k) for k >= 0, float32, without subtracting the two.
+
+    With b = k - f at d + 2 it is (d - b)/(d + k - b), and b_d = k (d - b_{d+2})/(d + k - b_{d+2}).
+    """
+    above = d + 2
+    dimension = _start(above)
+    nu = _HALF * np.float32(dimension) - _ONE
+    z = k / nu
+    q = z * z
+    s = np.sqrt(_ONE + q)
+    p = _ONE / s
+    _, _, w, _ = _debye(p, p, nu)
+    b = nu * z * (_ONE + _ONE / (s + z)) / (_ONE + s) + q * p * p * (_HALF + w)
+    while dimension > above:
+        dimension -= 2
+        left = np.float32(dimension) - b
+        b = k * (left / (left + k))
+    left = np.float32(d) - b
+    return left / (left + k)

@@ -62,6 +62,40 @@ class _Kept:
         return self._kernels.product(rows, table, trans_b=True)
 
 
+class _Parts:
+    """A result (B, ...) whose rows come chunk by chunk: of a single chunk nothing is copied."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._parts: list[Tensor] = []
+
+    def add(self, part: Tensor) -> None:
+        """The rows of the next chunk."""
+        self._parts.append(part)
+
+    def tensor(self) -> Tensor:
+        """All rows."""
+        if not self._parts:
+            return torch.empty_like(self._like, memory_format=torch.contiguous_format)
+        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+
+
+class _Total:
+    """A gradient that chunks add to, of any shape."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._total: Tensor | None = None
+
+    def add(self, part: Tensor) -> None:
+        """Add what comes of a chunk."""
+        self._total = part if self._total is None else self._total + part
+
+    def tensor(self) -> Tensor:
+        """The sum so far."""
+        return torch.zeros_like(self._like) if self._total is None else self._total
+
+
 class _Sum:
     """A gradient (N, d) that chunks add to: grad (B, N), transposed, times rows (B, d)."""
 
@@ -100,8 +134,8 @@ class _MixtureReadout(torch.autograd.Function):
         square = h.detach().square().sum(1)
         kept = _Kept(kernels, len(h), len(mu), differentiate)
         splats = {"a": kernels.array(a), "log_pi": kernels.array(log_pi)}
-        log_z, log_mass, tilt = (h.new_empty(len(h)) for _ in range(3))
-        mean = torch.empty_like(h, memory_format=torch.contiguous_format)
+        parts = {name: _Parts(square) for name in ("log_z", "log_mass", "tilt")}
+        pulled = _Parts(h)
         for rows in chunks(len(h), len(mu), CHUNK_ENTRIES):
             result = kernels.run(
                 "mixture_readout",
@@ -112,11 +146,11 @@ class _MixtureReadout(torch.autograd.Function):
                 last=last[rows],
                 dimension=width,
             )
-            log_z[rows] = kernels.tensor(result["log_z"])
-            log_mass[rows] = kernels.tensor(result["log_mass"])
-            tilt[rows] = kernels.tensor(result["tilt"])
-            mean[rows] = kernels.tensor(kernels.product(result["pull"], table))
-        mean += tilt[:, None] * h.detach()
+            for name, part in parts.items():
+                part.add(kernels.tensor(result[name]))
+            pulled.add(kernels.tensor(kernels.product(result["pull"], table)))
+        log_z, log_mass, tilt = (part.tensor() for part in parts.values())
+        mean = pulled.tensor().addcmul_(tilt[:, None], h.detach())
         ctx.kernels, ctx.kept, ctx.groups = kernels, kept, {"first": first, "last": last}
         ctx.save_for_backward(h, mu, a, log_pi, square, log_z, log_mass, tilt, mean)
         return log_z, log_mass, mean
@@ -140,8 +174,8 @@ class _MixtureReadout(torch.autograd.Function):
             "grad_tilt": (grad_mean * h).sum(1),
             "carried": (grad_mean * mean).sum(1),
         }
-        grad_h = tilt[:, None] * grad_mean
-        grad_mu, grad_a, grad_log_pi = _Sum(kernels, mu), torch.zeros_like(a), torch.zeros_like(a)
+        grad_h, grad_mu = _Parts(h), _Sum(kernels, mu)
+        grad_a, grad_log_pi = _Total(a), _Total(a)
         for number, rows in enumerate(chunks(len(h), len(mu), CHUNK_ENTRIES)):
             part, pulled = kernels.array(h[rows]), kernels.array(grad_mean[rows])
             result = kernels.run(
@@ -154,13 +188,14 @@ class _MixtureReadout(torch.autograd.Function):
                 dimension=width,
             )
             grad_s = result["grad_s"]
-            grad_h[rows] += kernels.tensor(kernels.product(grad_s, table))
-            grad_h[rows] += kernels.tensor(kernels.product(grad_s, inverse)) * h[rows]
+            along = kernels.tensor(kernels.product(grad_s, inverse))
+            grad_h.add(kernels.tensor(kernels.product(grad_s, table)).addcmul_(along, h[rows]))
             grad_mu.add(grad_s, part)
             grad_mu.add(result["pull"], pulled)
-            grad_a += kernels.tensor(result["grad_a"])
-            grad_log_pi += kernels.tensor(result["grad_log_pi"])
-        return None, None, grad_h, grad_mu.tensor(), grad_a, grad_log_pi, None, None
+            grad_a.add(kernels.tensor(result["grad_a"]))
+            grad_log_pi.add(kernels.tensor(result["grad_log_pi"]))
+        to_h = grad_h.tensor().addcmul_(tilt[:, None], grad_mean)
+        return None, None, to_h, grad_mu.tensor(), grad_a.tensor(), grad_log_pi.tensor(), None, None
 
 
 def mixture_readout(
@@ -195,10 +230,11 @@ class _MixtureEnergy(torch.autograd.Function):
         kernels = Kernels(device, x)
         table, kept = kernels.array(mu), _Kept(kernels, len(x), len(mu), differentiate)
         splats = {"a": kernels.array(a), "log_w": kernels.array(log_w)}
-        energy = x.new_empty(len(x))
+        parts = _Parts(x[:, 0])
         for rows in chunks(len(x), len(mu), CHUNK_ENTRIES):
             s = kept.multiply(kernels.array(x[rows]), table)
-            (energy[rows],) = kernels.outputs("mixture_energy", "energy", s=s, **splats)
+            parts.add(*kernels.outputs("mixture_energy", "energy", s=s, **splats))
+        energy = parts.tensor()
         ctx.kernels, ctx.kept = kernels, kept
         ctx.save_for_backward(x, mu, a, log_w, energy)
         return energy
@@ -209,8 +245,8 @@ class _MixtureEnergy(torch.autograd.Function):
         x, mu, a, log_w, energy = ctx.saved_tensors
         kernels, table = ctx.kernels, ctx.kernels.array(mu)
         splats = {"a": kernels.array(a), "log_w": kernels.array(log_w)}
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[2] else None
-        grad_mu, grad_a, grad_log_w = _Sum(kernels, mu), torch.zeros_like(a), torch.zeros_like(a)
+        grad_x, grad_mu = _Parts(x), _Sum(kernels, mu)
+        grad_a, grad_log_w = _Total(a), _Total(a)
         for number, rows in enumerate(chunks(len(x), len(mu), CHUNK_ENTRIES)):
             part = kernels.array(x[rows])
             result = kernels.run(
@@ -221,20 +257,25 @@ class _MixtureEnergy(torch.autograd.Function):
                 grad_energy=grad[rows],
             )
             grad_mu.add(result["grad_s"], part)
-            grad_a += kernels.tensor(result["grad_a"])
-            grad_log_w += kernels.tensor(result["grad_log_w"])
-            if grad_x is not None:
-                grad_x[rows] = kernels.tensor(kernels.product(result["grad_s"], table))
-        return None, None, grad_x, grad_mu.tensor(), grad_a, grad_log_w
+            grad_a.add(kernels.tensor(result["grad_a"]))
+            grad_log_w.add(kernels.tensor(result["grad_log_w"]))
+            if ctx.needs_input_grad[2]:
+                grad_x.add(kernels.tensor(kernels.product(result["grad_s"], table)))
+        to_x = grad_x.tensor() if ctx.needs_input_grad[2] else None
+        return None, None, to_x, grad_mu.tensor(), grad_a.tensor(), grad_log_w.tensor()
 
 
 class _Peak(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, dimension: int) -> Tensor:
-        exact = a.detach().cpu().double().numpy()
-        ctx.slope = torch.from_numpy(1 - mean_cosine(exact, dimension)).to(a.dtype).to(a.device)
-        peak = torch.from_numpy(exact - log_z0(exact, dimension))
-        return peak.to(a.dtype).to(a.device)
+        if a.device.type == "wgpu":
+            from ebm_wgpu.torch_device import fused
+
+            peak, ctx.slope = fused.log_peak(a.detach(), dimension)
+            return peak
+        exact = a.detach().double().numpy()
+        ctx.slope = torch.from_numpy(1 - mean_cosine(exact, dimension)).to(a.dtype)
+        return torch.from_numpy(exact - log_z0(exact, dimension)).to(a.dtype)
 
     @staticmethod
     @once_differentiable
@@ -245,7 +286,8 @@ class _Peak(torch.autograd.Function):
 def log_peak(a: Tensor, dimension: int) -> Tensor:
     """a - log Z0(a): log density of a vMF distribution at its mode, relative to the uniform one.
 
-    a: concentrations, any shape, natural units. Computed in float64, on the processor.
+    a: concentrations, any shape, natural units. In float64 in main memory; on torch.device("wgpu")
+    by the kernel `vmf_log_peak`, which waits for nothing.
     """
     return _Peak.apply(a, dimension)
 
@@ -270,15 +312,18 @@ class _TargetLogSoftmax(torch.autograd.Function):
         kernels = Kernels(device, x)
         weights, shift = kernels.array(kernels.halved(table)), kernels.array(bias)
         kept = _Kept(kernels, len(x), len(table), differentiate)
-        log_p, lse = x.new_empty(len(x)), x.new_empty(len(x))
+        parts = _Parts(x[:, 0]), _Parts(x[:, 0])
         for rows in chunks(len(x), len(table), CHUNK_ENTRIES):
-            log_p[rows], lse[rows] = kernels.outputs(
+            found = kernels.outputs(
                 "target_log_softmax",
                 *("log_p", "lse"),
                 logits=kept.multiply(kernels.array(x[rows]), weights),
                 bias=shift,
                 target_index=target[rows],
             )
+            for part, rows_of_it in zip(parts, found, strict=True):
+                part.add(rows_of_it)
+        log_p, lse = (part.tensor() for part in parts)
         ctx.kernels, ctx.kept, ctx.target = kernels, kept, target
         ctx.save_for_backward(x, table, bias, lse)
         return log_p
@@ -289,8 +334,7 @@ class _TargetLogSoftmax(torch.autograd.Function):
         x, table, bias, lse = ctx.saved_tensors
         kernels = ctx.kernels
         weights, shift = kernels.array(kernels.halved(table)), kernels.array(bias)
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        grad_table, grad_bias = _Sum(kernels, table), torch.zeros_like(bias)
+        grad_x, grad_table, grad_bias = _Parts(x), _Sum(kernels, table), _Total(bias)
         for number, rows in enumerate(chunks(len(x), len(table), CHUNK_ENTRIES)):
             part = kernels.array(x[rows])
             result = kernels.run(
@@ -301,10 +345,10 @@ class _TargetLogSoftmax(torch.autograd.Function):
                 lse=lse[rows],
                 grad_log_p=grad[rows],
             )
-            grad_x[rows] = kernels.tensor(kernels.product(result["grad_logits"], weights))
+            grad_x.add(kernels.tensor(kernels.product(result["grad_logits"], weights)))
             grad_table.add(result["grad_logits"], part)
-            grad_bias += kernels.tensor(result["grad_bias"])
-        return None, None, grad_x, grad_table.tensor(), grad_bias, None
+            grad_bias.add(kernels.tensor(result["grad_bias"]))
+        return None, None, grad_x.tensor(), grad_table.tensor(), grad_bias.tensor(), None
 
 
 def target_log_softmax(

@@ -149,6 +149,30 @@ def hierarchical_context(
     return _HierarchicalContext.apply(device, x, q, k, windows, scale)
 
 
+class _GatedLogP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, device: KernelDevice, a: Tensor, b: Tensor, gate: Tensor) -> Tensor:
+        ctx.kernels = Kernels(device, a)
+        ctx.save_for_backward(a, b, gate)
+        (out,) = ctx.kernels.outputs("gated_log_p", "out", a=a, b=b, gate=gate)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, gate = ctx.saved_tensors
+        names = ("grad_a", "grad_b", "grad_gate")
+        found = ctx.kernels.outputs(
+            "gated_log_p_backward", *names, a=a, b=b, gate=gate, grad_out=grad
+        )
+        return None, *found
+
+
+def gated_log_p(device: KernelDevice, a: Tensor, b: Tensor, gate: Tensor) -> Tensor:
+    """log((1 - s) exp(a) + s exp(b)) with s = sigmoid(gate), all (P,); b may be -inf."""
+    return _GatedLogP.apply(device, a, b, gate)
+
+
 class Gate(NamedTuple):
     """Choice of experts: choice and weight (B, A); load and importance (E,)."""
 

@@ -37,6 +37,7 @@ from ebm_wgpu.models.energy_ops import (
 from ebm_wgpu.models.label_smoothing import smoothed
 from ebm_wgpu.models.mixture_ops import (
     Readout,
+    Splats,
     mixture_energy,
     mixture_log_weights,
     mixture_posterior,
@@ -63,6 +64,19 @@ class _Scored(NamedTuple):
     readout: Readout
     decoded: Decoded
     gate: Tensor
+
+
+class _Distinct(NamedTuple):
+    """Tokens (P,) as distinct ones (K,) and, for each, which of these it is, (P,)."""
+
+    tokens: Tensor
+    which: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> _Distinct:
+        """Of tokens (P,), where these are; they are read back from a device."""
+        distinct, which = torch.unique(tokens.cpu(), return_inverse=True)
+        return cls(distinct.to(tokens.device), which.to(tokens.device))
 
 
 class SplatLM(SplatMixture, SplatModel):
@@ -235,17 +249,20 @@ class SplatLM(SplatMixture, SplatModel):
             seed: of draws.
         """
         inputs, targets = tokens[:, :-1], tokens[:, 1:].reshape(-1)
+        # Reads the targets back: before there is work that a device would have to finish first.
+        distinct = _Distinct.of(targets)
         table = self.directions()
         share = self._config.dropout if self.training else 0.0
-        scored = self._score(inputs, targets, table, latent, seed, share)
-        energy = self._latent_energies(scored.context.h, targets, table.detach())
+        splats = self.splats()
+        scored = self._score(inputs, targets, table, splats, latent, seed, share)
+        energy = self._latent_energies(scored.context.h, distinct, table.detach(), splats)
         return {
             "token": self._token_loss(scored, table),
             "latent": (energy + scored.readout.log_z).mean() / (self._dim - 1),
             "balance": scored.decoded.balance,
             "gate": scored.gate.mean(),
             "energy": energy.mean(),
-            **self._latent_losses(scored.readout.mean),
+            **self._latent_losses(scored.readout.mean, splats),
             **{name: log.detach().exp() for name, log in self.terms.logs.items()},
         }
 
@@ -264,13 +281,13 @@ class SplatLM(SplatMixture, SplatModel):
             scored.decoded.y,
         )
 
-    def _latent_losses(self, means: Tensor) -> dict[str, Tensor]:
+    def _latent_losses(self, means: Tensor, splats: Splats) -> dict[str, Tensor]:
         """`latent_losses` of the directions of mean latents (P, d), those with a weight."""
         if not latent_loss_weights(self._energy_config):
             return {}
         rows = means[:: -(-len(means) // _TERM_ROWS)]
         x = ops.normalize(self.device, rows.contiguous())
-        return latent_losses(x, self.splats(), self._energy_config)
+        return latent_losses(x, splats, self._energy_config)
 
     @torch.no_grad()
     def token_log_probs(
@@ -280,7 +297,9 @@ class SplatLM(SplatMixture, SplatModel):
 
         Probabilities over all tokens are never held for all positions at once.
         """
-        scored = self._score(tokens, targets.reshape(-1), self.directions(), latent, seed)
+        scored = self._score(
+            tokens, targets.reshape(-1), self.directions(), self.splats(), latent, seed
+        )
         return scored.log_p.reshape(targets.shape)
 
     @torch.no_grad()
@@ -288,15 +307,16 @@ class SplatLM(SplatMixture, SplatModel):
         """E(e_w|c) = E_splats(e_w) - h(c).e_w of each target w, nats, (B, T), for (B, T) each."""
         table = self.directions()
         h = self._context(F.embedding(tokens, table)).h.flatten(0, 1)
-        return self._latent_energies(h, targets.flatten(), table).view(targets.shape)
+        distinct = _Distinct.of(targets.flatten())
+        return self._latent_energies(h, distinct, table, self.splats()).view(targets.shape)
 
-    def _latent_energies(self, h: Tensor, targets: Tensor, table: Tensor) -> Tensor:
-        """E(e_w|c), (P,), of targets (P,) after contexts with the tilts h (P, d)."""
-        kinds, which = torch.unique(targets.cpu(), return_inverse=True)
-        kinds, which = kinds.to(table.device), which.to(table.device)
-        latents = table[kinds]
-        energy = mixture_energy(self.device, latents, self.splats())[which]
-        return energy - (h * latents[which]).sum(1)
+    def _latent_energies(
+        self, h: Tensor, targets: _Distinct, table: Tensor, splats: Splats
+    ) -> Tensor:
+        """E(e_w|c), (P,), of P targets after contexts with the tilts h (P, d)."""
+        latents = table[targets.tokens]
+        energy = mixture_energy(self.device, latents, splats)[targets.which]
+        return energy - (h * latents[targets.which]).sum(1)
 
     @torch.no_grad()
     def record_usage(self, tokens: Tensor, steps: int) -> None:
@@ -306,7 +326,7 @@ class SplatLM(SplatMixture, SplatModel):
         r = `USAGE_RATE`: frequencies are shares of all use, recent use counting most.
         """
         h = self.features(tokens).h.flatten(0, 1)
-        use = self._posterior(h).cpu().double().mean(0)
+        use = self._posterior(h).mean(0).cpu().double()
         self.frequency.lerp_(use, USAGE_RATE)
         self.age += steps
 
@@ -322,6 +342,7 @@ class SplatLM(SplatMixture, SplatModel):
         tokens: Tensor,
         targets: Tensor,
         table: Tensor,
+        splats: Splats,
         latent: Latent,
         seed: int,
         dropped: float = 0.0,
@@ -329,14 +350,12 @@ class SplatLM(SplatMixture, SplatModel):
         """Scores of targets (B T,) after tokens (B, T); dropout drops the share `dropped`."""
         full = self._context(_drop(F.embedding(tokens, table), dropped))
         context = Context(full.c.flatten(0, 1), full.h.flatten(0, 1))
-        readout = mixture_readout(self.device, context.h, self.splats(), *self.groups(targets))
+        readout = mixture_readout(self.device, context.h, splats, *self.groups(targets))
         x = self._latent(context.h, readout.mean, latent, seed)
         decoded = self.decoder(_drop(x, dropped), _drop(context.c, dropped))
         log_decoder = target_log_softmax(self.device, decoded.y, table, self.bias, targets)
         open_gate = self._gate(context.c)
-        log_p = torch.logaddexp(
-            F.logsigmoid(-open_gate) + log_decoder, F.logsigmoid(open_gate) + readout.log_mass
-        )
+        log_p = ops.gated_log_p(self.device, log_decoder, readout.log_mass, open_gate)
         return _Scored(log_p, context, readout, decoded, torch.sigmoid(open_gate))
 
     def _gate(self, c: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ class SplatMixture(nn.Module):
         self._dim = config.dim
         self._form, self._temperature, self._tau = energy.form, energy.temperature, energy.tau
         self._kappa_range = (config.kappa_min, config.kappa_max)
+        self._kept_starts: tuple[tuple[Tensor, int, torch.device], Tensor] | None = None
         count = config.n_splats
         self.load_store(
             SplatStore.from_directions(
@@ -174,7 +175,14 @@ class SplatMixture(nn.Module):
 
     def groups(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """First splat of each token and one past its last, in the shape of `tokens`."""
-        asked = tokens.cpu()
-        first = torch.searchsorted(self.sid, asked)
-        last = torch.searchsorted(self.sid, asked, right=True)
-        return first.to(tokens.device), last.to(tokens.device)
+        starts = self._starts(tokens.device)
+        return starts[tokens], starts[tokens + 1]
+
+    def _starts(self, place: torch.device) -> Tensor:
+        """First splat of each token, and one past the last of all, (V+1,), kept at `place`."""
+        state = (self.sid, self.sid._version, place)
+        kept = self._kept_starts
+        if kept is None or kept[0][0] is not self.sid or kept[0][1:] != state[1:]:
+            starts = torch.searchsorted(self.sid, torch.arange(self.vocab_size + 1)).to(place)
+            kept = self._kept_starts = (state, starts)
+        return kept[1]

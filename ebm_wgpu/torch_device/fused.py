@@ -1,4 +1,4 @@
-"""What models compute in one kernel where torch composes it: heads, SwiGLU, linear layers.
+"""What models compute in one kernel where torch composes it, or has no word for it.
 
 Their derivatives are kernels too, the second ones included; of SwiGLU, third and further ones are
 made of torch's operators.
@@ -132,6 +132,15 @@ def swiglu(x: torch.Tensor) -> torch.Tensor:
     """silu(gate) up of x = [gate | up]: (..., 2 N) gives (..., N)."""
     out: torch.Tensor = _Swiglu.apply(x.reshape(-1, x.shape[-1]))
     return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def log_peak(a: torch.Tensor, dimension: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """a - log Z0(a) and its derivative, each of the shape of a; see the kernel `vmf_log_peak`."""
+    out, slope = (empty(a.shape, a.dtype) for _ in range(2))
+    if a.numel():
+        flat = {"k": a.reshape(-1), "out": out.view(-1), "slope": slope.view(-1)}
+        run_kernel("vmf_log_peak", **flat, dimension=dimension)
+    return out, slope
 
 
 def _product(

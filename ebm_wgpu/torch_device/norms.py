@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,7 @@ import torch
 from ebm_wgpu.kernels._rows import row_parts
 from ebm_wgpu.torch_device.reductions import axes, deliver, reduce
 from ebm_wgpu.torch_device.registration import claim, implements
-from ebm_wgpu.torch_device.tensors import empty, run_kernel
+from ebm_wgpu.torch_device.tensors import constant, empty, run_kernel
 
 Maybe = torch.Tensor | None
 
@@ -72,12 +71,6 @@ def _rows(input: torch.Tensor, normalized_shape: Sequence[int]) -> tuple[torch.T
     return rows, kept + [1] * wide
 
 
-@functools.lru_cache(maxsize=64)
-def _constant(value: float, count: int) -> torch.Tensor:
-    """A vector of one number, which nothing writes: what stands for a weight or bias left out."""
-    return torch.full((count,), value, dtype=torch.float32, device="wgpu")
-
-
 def _column_sums(parts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Sums over the first dimension, in the shape and type of a tensor."""
     return reduce("sum", parts, (0,), like.dtype).view(like.shape)
@@ -99,8 +92,8 @@ def native_layer_norm(
         run_kernel(
             "layer_norm",
             x=rows,
-            weight=_constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1),
-            bias=_constant(0.0, rows.shape[1]) if bias is None else bias.reshape(-1),
+            weight=constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1),
+            bias=constant(0.0, rows.shape[1]) if bias is None else bias.reshape(-1),
             epsilon=eps,
             out=out,
             mean=mean,
@@ -131,7 +124,7 @@ def native_layer_norm_backward(
     grad_x = grad_weight = grad_bias = None
     if output_mask[0]:
         grad_x = empty(rows.shape, input.dtype)
-        scale = _constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1)
+        scale = constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1)
         if rows.numel():
             run_kernel("layer_norm_backward", **shared, weight=scale, grad_x=grad_x)
         grad_x = grad_x.view(input.shape)
@@ -162,7 +155,7 @@ def fused_rms_norm(
         run_kernel(
             "rms_norm",
             x=rows,
-            weight=_constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1),
+            weight=constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1),
             epsilon=torch.finfo(torch.float32).eps if eps is None else eps,
             out=out,
             rstd=rstd,
@@ -185,7 +178,7 @@ def fused_rms_norm_backward(
     grad_x = grad_weight = None
     if output_mask[0]:
         grad_x = empty(rows.shape, input.dtype)
-        scale = _constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1)
+        scale = constant(1.0, rows.shape[1]) if weight is None else weight.reshape(-1)
         if rows.numel():
             run_kernel("rms_norm_backward", **shared, weight=scale, grad_x=grad_x)
         grad_x = grad_x.view(input.shape)

@@ -18,7 +18,7 @@ from ebm_wgpu.kernels.adamw import TENSORS, adamw_params
 from ebm_wgpu.kernels.spec import Scalar
 from ebm_wgpu.torch_device.foreach import padded, values_of
 from ebm_wgpu.torch_device.registration import implements
-from ebm_wgpu.torch_device.tensors import is_bindable, run_kernel
+from ebm_wgpu.torch_device.tensors import constant, is_bindable, run_kernel
 
 
 def _as_parameters(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -86,10 +86,7 @@ def fused_adamw_(
     if _left_out(found_inf):
         return
     sign = -1.0 if maximize else 1.0
-    if grad_scale is None:
-        scale = torch.full((1,), sign, device=self[0].device)
-    else:
-        scale = (sign / grad_scale).reshape(1)
+    scale = constant(sign, 1) if grad_scale is None else (sign / grad_scale).reshape(1)
     groups: dict[float, list[int]] = {}
     for index, count in enumerate(values_of(state_steps)):
         if self[index].numel():

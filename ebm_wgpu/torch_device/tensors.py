@@ -108,6 +108,12 @@ def empty(
     return tensor
 
 
+@functools.lru_cache(maxsize=64)
+def constant(value: float, count: int) -> torch.Tensor:
+    """A float32 vector of one number, which nothing writes: what stands for what is left out."""
+    return torch.full((count,), value, dtype=torch.float32, device="wgpu")
+
+
 def memory(tensor: torch.Tensor) -> Buffer:
     """The device memory of a tensor's storage."""
     lease: Buffer = tensor.untyped_storage().memory  # type: ignore[attr-defined]

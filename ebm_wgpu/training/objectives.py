@@ -80,7 +80,12 @@ class Objective:
             "score_matching": train.dsm_weight,
             "term_matching": train.terms_weight,
         }
-        weighted = [weights[name] * measured[name] for name in weights if name in measured]
+        # A term without weight takes no backward pass, and one of weight 1 no product.
+        weighted = [
+            measured[name] if weight == 1 else weight * measured[name]
+            for name, weight in weights.items()
+            if weight and name in measured
+        ]
         total = reduce(torch.add, weighted)
         parts = {name: value.detach() for name, value in measured.items()}
         return total, {"loss": total.detach(), **parts}

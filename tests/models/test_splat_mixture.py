@@ -1,4 +1,4 @@
-"""Splats as parameters: what age and disuse do to their weights, and the limits of kappa."""
+"""Splats as parameters: whose they are, what age does to their weights, and limits of kappa."""
 
 import numpy as np
 import pytest
@@ -39,3 +39,18 @@ def test_kappa_stays_within_its_limits_whatever_training_does(push):
     again.kappa().sum().backward()
     # From a limit there is a way back: the gradient of a reloaded splat is not zero.
     assert bool((again.kappa_logit.grad > 0).all())
+
+
+def test_the_groups_of_tokens_follow_the_splats_there_are():
+    model = mixture()
+    asked = torch.tensor([[3, 0], [1, 2]])
+    for sid in ([0, 1, 2, 3], [3, 1, 1, 0], [2, 2, 2, 2], [1, 3, 1, 3, 0, 3]):
+        directions = np.eye(8)[: len(sid)]
+        model.load_store(SplatStore.from_directions(directions, kappa=1.0, sid=sid))
+        first, last = model.groups(asked)
+        assert first.shape == last.shape == asked.shape
+        for token, start, stop in zip(
+            asked.flatten(), first.flatten(), last.flatten(), strict=True
+        ):
+            assert model.sid[start:stop].tolist() == [int(token)] * sid.count(int(token))
+    assert model.groups(asked.flatten())[0].tolist() == first.flatten().tolist()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,9 @@ import ebm_wgpu.torch_device as torch_device
 from ebm_wgpu.gpu.runtime import GpuRuntime
 from ebm_wgpu.models.activations import linear_gelu, swiglu
 from ebm_wgpu.models.linear_cross_entropy import linear_cross_entropy
+from ebm_wgpu.models.mixture_ops import log_peak
 from ebm_wgpu.models.rotary import attention_heads, rotary_table
+from ebm_wgpu.vmf import log_z0, mean_cosine
 
 pytestmark = pytest.mark.usefixtures("no_fallbacks")
 
@@ -194,3 +198,14 @@ def test_a_chunk_of_logits_is_held_once() -> None:
     assert pool.peak_bytes - before < 1.15 * 4 * columns * (chunk + 8 + 2)
     loss.backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5)])
+def test_the_log_density_at_the_mode_follows_float64(shape: tuple[int, ...]) -> None:
+    a = torch.linspace(0, 300, max(1, math.prod(shape))).reshape(shape)
+    there = a.to("wgpu").requires_grad_()
+    peak = log_peak(there, 64)
+    (slope,) = torch.autograd.grad(peak.sum(), there)
+    exact = a.double().numpy()
+    np.testing.assert_allclose(peak.detach().cpu(), exact - log_z0(exact, 64), rtol=1e-6)
+    np.testing.assert_allclose(slope.cpu(), 1 - mean_cosine(exact, 64), rtol=1e-6)

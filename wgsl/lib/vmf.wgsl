@@ -112,3 +112,49 @@ fn vmf_mean_cosine(k: f32, d: u32) -> f32 {
 fn vmf_mean_cosine_slope(k: f32, d: u32) -> f32 {
     return vmf_mean_ratio_and_slope(k, d).y;
 }
+
+// k - log Z0(k) for k >= 0, the log density at the mode; a sum of positive terms from d = 64 on.
+fn vmf_log_peak(k: f32, d: u32) -> f32 {
+    var dimension = vmf_start(d);
+    let nu = 0.5 * f32(dimension) - 1.0;
+    let z = k / nu;
+    let q = z * z;
+    let s = sqrt(1.0 + q);
+    let p = 1.0 / s;
+    let ds = q / (1.0 + s);
+    let e = vmf_debye(1.0, p, nu);
+    var result = nu * (z * (1.0 + 1.0 / (s + z)) / (1.0 + s) + log1p_accurate(0.5 * ds));
+    result += 0.5 * log1p_accurate(ds) + e.y * ds * p;
+    if (dimension > d) {
+        let at = vmf_debye(p, p, nu);
+        var f = nu * ds - q * p * p * (0.5 + at.z);
+        while (dimension > d) {
+            dimension -= 2u;
+            let sum = f32(dimension) + f;
+            result -= log1p_accurate(f / f32(dimension));
+            f = k * (k / sum);
+        }
+    }
+    return result;
+}
+
+// 1 - A(k) for k >= 0, without subtracting the two. With b = k - f at d + 2, it is
+// (d - b)/(d + k - b); b_d = k (d - b_{d+2})/(d + k - b_{d+2}).
+fn vmf_mean_cosine_gap(k: f32, d: u32) -> f32 {
+    let above = d + 2u;
+    var dimension = vmf_start(above);
+    let nu = 0.5 * f32(dimension) - 1.0;
+    let z = k / nu;
+    let q = z * z;
+    let s = sqrt(1.0 + q);
+    let p = 1.0 / s;
+    let e = vmf_debye(p, p, nu);
+    var b = nu * z * (1.0 + 1.0 / (s + z)) / (1.0 + s) + q * p * p * (0.5 + e.z);
+    while (dimension > above) {
+        dimension -= 2u;
+        let left = f32(dimension) - b;
+        b = k * (left / (left + k));
+    }
+    let left = f32(d) - b;
+    return left / (left + k);
+}
