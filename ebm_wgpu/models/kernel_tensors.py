@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -73,6 +73,19 @@ class Kernels:
 
             return from_array(array)
         return torch.from_numpy(array.numpy())
+
+    def update(self, stem: str, tensors: Mapping[str, Tensor], **arguments: Any) -> None:
+        """Run a kernel that changes contiguous float32 tensors, its "inout" arrays of these names.
+
+        Raises:
+            KernelError: as `KernelDevice.run`.
+        """
+        arrays = {name: self.array(tensor) for name, tensor in tensors.items()}
+        self.run(stem, **arrays, **arguments)
+        for name, tensor in tensors.items():
+            if not self._resident and self.device.name != "numba":
+                tensor.detach().copy_(self.tensor(arrays[name]))
+            torch.autograd.graph.increment_version(tensor)
 
     def run(self, stem: str, **arguments: Any) -> dict[str, DeviceArray]:
         """Run a kernel on tensors, arrays and numbers.

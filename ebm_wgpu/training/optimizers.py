@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ebm_wgpu.config import TrainConfig
 from ebm_wgpu.kernels import KernelDevice
+from ebm_wgpu.kernels.riemannian_adam import riemannian_adam_params
 from ebm_wgpu.models.kernel_tensors import Kernels
 from ebm_wgpu.training.grown_rows import GrownRows, is_splat_parameter
 
@@ -29,8 +30,9 @@ class RiemannianAdam(torch.optim.Optimizer):
         mu_{t+1} = exp_mu(-lr (m_t / (1 - b1^t)) / (sqrt(v_t / (1 - b2^t)) + eps))
         m'_t = m_t transported from mu_t to mu_{t+1}
 
-    The rate is the angle in radians of a step whose gradients agree. All geometry runs in the
-    kernels sphere_project, sphere_exp, sphere_normalize and sphere_transport.
+    The rate is the angle in radians of a step whose gradients agree. The kernel `riemannian_adam`
+    does all of it; rows are normalised again, since rounding would let them drift off the sphere
+    over thousands of steps.
 
     Source: Becigneul and Ganea, "Riemannian Adaptive Optimization Methods" (2019), algorithm 1a,
     with the bias correction of Kingma and Ba (2015).
@@ -76,21 +78,12 @@ class RiemannianAdam(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
             state["square"] = parameter.new_zeros(len(parameter))
         state["step"] += 1
-        first, second = group["betas"]
-        kernels, point = Kernels(self._device, parameter), parameter.detach()
-        momentum, square = state["momentum"], state["square"]
-        (gradient,) = kernels.outputs("sphere_project", "out", x=point, g=grad)
-        momentum.lerp_(gradient, 1 - first)
-        square.lerp_(gradient.square().sum(-1), 1 - second)
-        length = square.div(1 - second ** state["step"]).sqrt_().add_(group["eps"])
-        rate = -group["lr"] / (1 - first ** state["step"])
-        velocity = momentum * (rate / length)[:, None]
-        arrived = kernels.run("sphere_exp", x=point, v=velocity)["out"]
-        # Rounding would let the rows drift off the sphere over thousands of steps.
-        moved = kernels.run("sphere_normalize", x=arrived)["out"]
-        (carried,) = kernels.outputs("sphere_transport", "out", x=point, y=moved, v=momentum)
-        momentum.copy_(carried)
-        parameter.copy_(kernels.tensor(moved))
+        Kernels(self._device, parameter).update(
+            "riemannian_adam",
+            {"x": parameter, "mean": state["momentum"], "square": state["square"]},
+            grad=grad,
+            **riemannian_adam_params(state["step"], group["lr"], group["betas"], group["eps"]),
+        )
 
 
 class Optimizers:
