@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from _common import (
     FULL_SETTING,
@@ -33,14 +31,12 @@ from _common import (
     write_result,
 )
 
+from ebm_wgpu.benchmarking import RandomStep, outside_kernels, peak_resident_bytes
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import DeviceError
-from ebm_wgpu.kernels import KernelDevice, open_device
+from ebm_wgpu.kernels import open_device
 from ebm_wgpu.kernels.device import WgpuDevice
-from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.presets import preset
-from ebm_wgpu.training.objectives import Objective
-from ebm_wgpu.training.optimizers import Optimizers
 from ebm_wgpu.training.placement import training_device
 
 WINDOWS = {
@@ -78,34 +74,12 @@ def configuration(name: str, tiny: bool) -> Config:
     return apply_overrides(known, [*TINY, TINY_DIMS[name]])
 
 
-def stepper(
-    config: Config, windows: int, device: KernelDevice, place: torch.device
-) -> tuple[Callable[[], None], int]:
-    """A function that takes one training step, and the number of parameters."""
-    vocabulary = config.data.vocab_size or 0
-    model = build_model(config, vocabulary, device)
-    optimizers = Optimizers(model, config.train, device)
-    model.to(place).train()
-    objective = Objective(config.train)
-    rng = np.random.default_rng(0)
-    shape = (windows, config.data.block_size + 1)
-
-    def step() -> None:
-        tokens = torch.from_numpy(rng.integers(0, vocabulary, shape)).long().to(place)
-        objective(model, tokens, 0)[0].backward()
-        optimizers.clip(optimizers.gradient_norm().item(), config.train.grad_clip)
-        optimizers.step(1.0)
-        optimizers.zero_grad()
-
-    return step, model.n_parameters()
-
-
 def measure(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
     """Cost of a training step of a preset on "wgpu", "cpu" or "cuda"."""
     config = configuration(name, tiny)
     windows = TINY_WINDOWS if tiny else WINDOWS[name]
     device = training_device(open_device("wgpu" if where == "wgpu" else "numba"), config.train)
-    step, parameters = stepper(config, windows, device, torch.device(where))
+    step = RandomStep(config, windows, device, torch.device(where))
     synchronize: Callable[[], object] = lambda: None  # noqa: E731
     if where == "cuda":
         synchronize = torch.cuda.synchronize
@@ -126,10 +100,10 @@ def measure(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "preset": name,
         "device": where,
-        "million parameters": parameters / 1e6,
-        "tokens": windows * config.data.block_size,
+        "million parameters": step.model.n_parameters() / 1e6,
+        "tokens": step.tokens,
         "ms": 1e3 * median(times),
-        "tokens/s": windows * config.data.block_size / median(times),
+        "tokens/s": step.tokens / median(times),
     }
     if where == "cuda":
         row["peak GB"] = torch.cuda.max_memory_allocated() / 2**30
@@ -139,20 +113,10 @@ def measure(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
         whole()
         row["dispatches"] = device.runtime.dispatches - before
         if device.runtime.has_clock:
-            row["outside kernels"] = outside(device, whole, repeats)
+            row["outside kernels"] = outside_kernels(device, whole, repeats)
     else:
-        row["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        row["peak GB"] = peak_resident_bytes() / 2**30
     return row
-
-
-def outside(device: WgpuDevice, whole: Callable[[], None], repeats: int) -> float:
-    """Share of a step's wall-clock time in which the adapter ran nothing."""
-    shares = []
-    spent: list[float] = []
-    for _ in range(repeats):
-        busy = device.runtime.measure(lambda: spent.append(seconds(whole)))
-        shares.append(max(0.0, 1 - busy / spent[-1]))
-    return median(shares)
 
 
 def in_own_process(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
