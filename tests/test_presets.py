@@ -102,7 +102,6 @@ def test_presets_of_the_other_families_have_the_shapes_of_nanogpt():
     }
     ebt = PRESETS["shakespeare-ebt"].ebt
     assert (ebt.n_layers, ebt.dim, ebt.max_length) == (4, 128, 64)
-    assert PRESETS["shakespeare-10m"].transformer.dropout == 0.2
 
 
 @pytest.mark.parametrize(
