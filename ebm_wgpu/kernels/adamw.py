@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ebm_wgpu.errors import KernelError
+from ebm_wgpu.kernels._adam import adam_rates
 from ebm_wgpu.kernels._cases import EPS32, normal
 from ebm_wgpu.kernels._keywords import ByKeyword
 from ebm_wgpu.kernels._rows import WG
@@ -59,20 +59,8 @@ def adamw_params(
     Raises:
         KernelError: the step is below 1, or a beta lies outside [0, 1).
     """
-    first, second = betas
-    if step < 1 or not 0 <= first < 1 or not 0 <= second < 1:
-        raise KernelError(
-            f"AdamW needs step >= 1 and betas in [0, 1), not step {step} and betas {betas}"
-        )
-    return {
-        "decay": 1 - learning_rate * weight_decay,
-        "step_size": learning_rate / (1 - first**step),
-        "mean_rate": 1 - first,
-        "square_keep": second,
-        "square_rate": 1 - second,
-        "square_correction": (1 - second**step) ** -0.5,
-        "epsilon": epsilon,
-    }
+    rates = adam_rates(step, learning_rate, betas, epsilon)
+    return {"decay": 1 - learning_rate * weight_decay, **rates}
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})

@@ -5,8 +5,8 @@
     m <- m transported from x to y,   x <- y / |y|.
 
 Source: Becigneul and Ganea, "Riemannian Adaptive Optimization Methods" (2019), algorithm 1a, with
-the bias correction of Kingma and Ba (2015). `riemannian_adam_params` makes the parameters. A move
-is at most 8192 radians long.
+the bias correction of Kingma and Ba (2015). `adam_rates` makes the parameters. A move is at
+most 8192 radians long.
 """
 
 from __future__ import annotations
@@ -14,43 +14,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from ebm_wgpu.errors import KernelError
+from ebm_wgpu.kernels._adam import adam_rates
 from ebm_wgpu.kernels._cases import EPS32, normal, tangent_rows, unit_rows
 from ebm_wgpu.kernels._math import F32, sincos_accurate
 from ebm_wgpu.kernels._rows import row_kernel
 from ebm_wgpu.kernels._sphere import coordinate_bound, dot
-from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Param, Scalar, Tolerance
+from ebm_wgpu.kernels.spec import Array, Arrays, Binding, Case, Dims, Param, Tolerance
 from ebm_wgpu.sphere import expmap, proju, transp
 
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
-
-
-def riemannian_adam_params(
-    step: int,
-    learning_rate: float,
-    betas: tuple[float, float] = (0.9, 0.95),
-    epsilon: float = 1e-8,
-) -> dict[str, Scalar]:
-    """The kernel's parameters for step `step`, counted from 1, worked out in float64.
-
-    learning_rate: radians of a step whose gradients agree.
-
-    Raises:
-        KernelError: the step is below 1, or a beta lies outside [0, 1).
-    """
-    first, second = betas
-    if step < 1 or not 0 <= first < 1 or not 0 <= second < 1:
-        raise KernelError(
-            f"Adam needs step >= 1 and betas in [0, 1), not step {step} and betas {betas}"
-        )
-    return {
-        "step_size": learning_rate / (1 - first**step),
-        "mean_rate": 1 - first,
-        "square_keep": second,
-        "square_rate": 1 - second,
-        "square_correction": (1 - second**step) ** -0.5,
-        "epsilon": epsilon,
-    }
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
@@ -168,7 +140,7 @@ def _tolerance(d: int, angle: float) -> dict[str, Tolerance]:
 
 
 def _case(name: str, rows: int, d: int, angle: float, step: int = 9, first: bool = False) -> Case:
-    params = riemannian_adam_params(step, angle)
+    params = adam_rates(step, angle, (0.9, 0.95), 1e-8)
     return Case(
         name, {"B": rows, "D": d}, _start if first else _inputs, _tolerance(d, angle), params
     )

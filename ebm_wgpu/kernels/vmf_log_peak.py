@@ -12,26 +12,9 @@ from numba import njit
 
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._vmf import log_peak, mean_cosine_gap
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Gradient,
-    Kernel,
-    Param,
-    Tolerance,
-    Work,
-)
-from ebm_wgpu.kernels.vmf_log_normalizer import check_dimension, concentrations
+from ebm_wgpu.kernels._vmf_cases import vmf_kernel
+from ebm_wgpu.kernels.spec import Array, Arrays, Tolerance
 from ebm_wgpu.vmf import log_z0, mean_cosine
-
-_EXPANSION = Tolerance(
-    1e-30, 8 * EPS32, "no cancellation: some twenty roundings, few of them alike"
-)
-_RECURRENCE = Tolerance(
-    1e-30, 60 * EPS32, "28 steps take off all but an eighth, and the errors of all are left"
-)
 
 
 @njit(cache=True, error_model="numpy")
@@ -51,36 +34,21 @@ def reference(k: Array, dimension: int) -> Arrays:
     }
 
 
-KERNEL = Kernel(
-    stem="vmf_log_peak",
-    bindings=(
-        Binding("k", "f32", ("N",)),
-        Binding("out", "f32", ("N",), "out"),
-        Binding("slope", "f32", ("N",), "out"),
+KERNEL = vmf_kernel(
+    "vmf_log_peak",
+    ("out", "slope"),
+    mirror,
+    reference,
+    expansion=Tolerance(
+        1e-30, 8 * EPS32, "no cancellation: some twenty roundings, few of them alike"
     ),
-    params=(Param("dimension", "u32"),),
-    workgroups=lambda dims, params: -(-dims["N"] // 64),
-    mirror=mirror,
-    reference=reference,
-    derive=check_dimension,
-    cases=(
-        Case("d640", {"N": 641}, concentrations, _EXPANSION, {"dimension": 640}),
-        Case("d64", {"N": 130}, concentrations, _EXPANSION, {"dimension": 64}),
-        Case("d8", {"N": 193}, concentrations, _RECURRENCE, {"dimension": 8}),
-        Case("d9", {"N": 65}, concentrations, _RECURRENCE, {"dimension": 9}),
+    recurrence=Tolerance(
+        1e-30, 60 * EPS32, "28 steps take off all but an eighth, and the errors of all are left"
     ),
-    gradient=Gradient(
-        wrt=("k",),
-        vjp=lambda run, inputs, params, cotangents: {
-            "k": cotangents["out"]
-            * run("vmf_log_peak", k=inputs["k"], dimension=params["dimension"])["slope"]
-        },
-        outputs=("out",),
-        tolerance=Tolerance(
-            2e-6, 40 * EPS32, "sums of values up to 1e4 over steps of 1e-3; float32 roundings"
-        ),
-        step=1e-3,
+    derivative=("vmf_log_peak", "slope"),
+    gradient=Tolerance(
+        2e-6, 40 * EPS32, "sums of values up to 1e4 over steps of 1e-3; float32 roundings"
     ),
-    work=lambda dims: Work(150.0 * dims["N"], 12.0 * dims["N"]),
-    speed_case={"N": 16_777_216},
+    step=1e-3,
+    flops=150.0,
 )

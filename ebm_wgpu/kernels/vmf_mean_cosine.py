@@ -10,27 +10,9 @@ from numba import njit
 
 from ebm_wgpu.kernels._cases import EPS32
 from ebm_wgpu.kernels._vmf import mean_ratio_and_slope
-from ebm_wgpu.kernels.spec import (
-    Array,
-    Arrays,
-    Binding,
-    Case,
-    Gradient,
-    Kernel,
-    Param,
-    Tolerance,
-    Work,
-)
-from ebm_wgpu.kernels.vmf_log_normalizer import check_dimension, concentrations
+from ebm_wgpu.kernels._vmf_cases import vmf_kernel
+from ebm_wgpu.kernels.spec import Array, Arrays, Tolerance
 from ebm_wgpu.vmf import mean_cosine, mean_cosine_derivative
-
-_EXPANSION = Tolerance(0.0, 8 * EPS32, "no cancellation: some twenty roundings, few of them alike")
-_VALUE = Tolerance(0.0, 10 * EPS32, "each step of the recurrence damps the errors of those before")
-_SLOPE = Tolerance(
-    0.0,
-    2e-4,
-    "for large k all 28 steps carry on an error of an eps of D/2, D from 8 to 64, in (d-1)/2 = 3.5",
-)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
@@ -51,45 +33,26 @@ def reference(k: Array, dimension: int) -> Arrays:
     }
 
 
-KERNEL = Kernel(
-    stem="vmf_mean_cosine",
-    bindings=(
-        Binding("k", "f32", ("N",)),
-        Binding("out", "f32", ("N",), "out"),
-        Binding("slope", "f32", ("N",), "out"),
+KERNEL = vmf_kernel(
+    "vmf_mean_cosine",
+    ("out", "slope"),
+    mirror,
+    reference,
+    expansion=Tolerance(
+        0.0, 8 * EPS32, "no cancellation: some twenty roundings, few of them alike"
     ),
-    params=(Param("dimension", "u32"),),
-    workgroups=lambda dims, params: -(-dims["N"] // 64),
-    mirror=mirror,
-    reference=reference,
-    derive=check_dimension,
-    cases=(
-        Case("d640", {"N": 641}, concentrations, _EXPANSION, {"dimension": 640}),
-        Case("d64", {"N": 130}, concentrations, _EXPANSION, {"dimension": 64}),
-        Case(
-            "d8",
-            {"N": 193},
-            concentrations,
-            {"out": _VALUE, "slope": _SLOPE},
-            {"dimension": 8},
+    recurrence={
+        "out": Tolerance(
+            0.0, 10 * EPS32, "each step of the recurrence damps the errors of those before"
         ),
-        Case(
-            "d9",
-            {"N": 65},
-            concentrations,
-            {"out": _VALUE, "slope": _SLOPE},
-            {"dimension": 9},
+        "slope": Tolerance(
+            0.0,
+            2e-4,
+            "for large k all 28 steps carry on an error of an eps of D/2, D from 8 to 64, in "
+            "(d-1)/2 = 3.5",
         ),
-    ),
-    gradient=Gradient(
-        wrt=("k",),
-        vjp=lambda run, inputs, params, cotangents: {
-            "k": cotangents["out"]
-            * run("vmf_mean_cosine", k=inputs["k"], dimension=params["dimension"])["slope"]
-        },
-        outputs=("out",),
-        tolerance=Tolerance(4 * EPS32, 16 * EPS32, "float32 roundings; differences good to 1e-10"),
-    ),
-    work=lambda dims: Work(70.0 * dims["N"], 12.0 * dims["N"]),
-    speed_case={"N": 16_777_216},
+    },
+    derivative=("vmf_mean_cosine", "slope"),
+    gradient=Tolerance(4 * EPS32, 16 * EPS32, "float32 roundings; differences good to 1e-10"),
+    flops=70.0,
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ebm_wgpu.config import TrainConfig
 from ebm_wgpu.kernels import KernelDevice
-from ebm_wgpu.kernels.riemannian_adam import riemannian_adam_params
+from ebm_wgpu.kernels._adam import adam_rates
 from ebm_wgpu.models.kernel_tensors import Kernels
 from ebm_wgpu.training.grown_rows import GrownRows, is_splat_parameter
 
@@ -82,7 +82,7 @@ class RiemannianAdam(torch.optim.Optimizer):
             "riemannian_adam",
             {"x": parameter, "mean": state["momentum"], "square": state["square"]},
             grad=grad,
-            **riemannian_adam_params(state["step"], group["lr"], group["betas"], group["eps"]),
+            **adam_rates(state["step"], group["lr"], group["betas"], group["eps"]),
         )
 
 
