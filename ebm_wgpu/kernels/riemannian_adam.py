@@ -101,12 +101,12 @@ def reference(
     epsilon: float,
 ) -> Arrays:
     """Float64 reference, by the geometry of `ebm_wgpu.sphere`."""
-    # Rows of float32 are of length 1 to rounding only, which the geometry takes for granted.
     tangent = proju(x, grad)
     mean = mean + mean_rate * (tangent - mean)
     square = square_keep * square + square_rate * np.sum(tangent**2, axis=1)
     divisor = np.sqrt(square) * square_correction + epsilon
     moved = expmap(x, -step_size * mean / divisor[:, None])
+    # Rows of float32 are of length 1 to rounding only, which the geometry takes for granted.
     moved /= np.linalg.norm(moved, axis=1, keepdims=True)
     return {"x": moved, "mean": transp(x, moved, mean), "square": square}
 

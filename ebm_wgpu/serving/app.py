@@ -8,7 +8,6 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -82,24 +81,24 @@ def create_app(
         """Texts that go on from prompts."""
         _check_name(asked.model, name)
         live = asked.stream and asked.alone
-        # Reading the request, which may be wrong, comes before any answer.
-        write = partial(
-            generate_texts,
+        job: Job[str | GeneratedText] = Job()
+        # What is wrong with a request is found here, before any answer; the writing comes later.
+        texts = generate_texts(
             run.model,
             run.tokenizer,
             asked.prompts(),
             asked.settings(run.config.sampler.latent),
             run.config.data.eval_context,
             asked.plan(batch_size),
+            job.put if live else None,
+            lambda count: job.check(),
         )
-        write()
 
-        def work(job: Job[str | GeneratedText]) -> None:
-            texts = write(on_piece=job.put if live else None, on_tokens=lambda count: job.check())
+        def work() -> None:
             for text in texts:
                 job.put(text)
 
-        job = jobs.start(work)
+        jobs.start(job, work)
         frame = _Frame(name, asked)
         if asked.stream:
             return StreamingResponse(frame.events(job), media_type="text/event-stream")
@@ -110,8 +109,9 @@ def create_app(
         """The directions of the latents after texts, (d,) each, of length 1."""
         _check_name(asked.model, name)
         embedder, texts = _embedder(run, device), asked.texts()
+        job: Job[dict[str, Any]] = Job()
 
-        def work(job: Job[dict[str, Any]]) -> None:
+        def work() -> None:
             latents = embedder.embed(texts, lambda count: job.check())
             count = int(latents.tokens_read.sum())
             job.put(
@@ -126,15 +126,17 @@ def create_app(
                 }
             )
 
-        return await _answer(jobs.start(work), request, lambda results: results[0])
+        jobs.start(job, work)
+        return await _answer(job, request, lambda results: results[0])
 
     @app.post("/v1/energies", response_model=None)
     async def energies(asked: EnergyRequest, request: Request) -> Response:
         """E(e_w|c), -log p(e_w|c) and -log p(w|c) of each token of a text, nats."""
         _check_name(asked.model, name)
         embedder = _embedder(run, device)
+        job: Job[dict[str, Any]] = Job()
 
-        def work(job: Job[dict[str, Any]]) -> None:
+        def work() -> None:
             found = embedder.energies(asked.input)
             job.put(
                 {
@@ -148,7 +150,8 @@ def create_app(
                 }
             )
 
-        return await _answer(jobs.start(work), request, lambda results: results[0])
+        jobs.start(job, work)
+        return await _answer(job, request, lambda results: results[0])
 
     return app
 

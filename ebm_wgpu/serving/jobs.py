@@ -65,12 +65,12 @@ class Job(Generic[T]):
         finally:
             self.abandon()
 
-    def run(self, work: Callable[[Job[T]], None]) -> None:
+    def run(self, work: Callable[[], None]) -> None:
         """Work, in the thread that calls it, and say when it is over."""
         error = None
         try:
             self.check()
-            work(self)
+            work()
         except _Abandoned:
             pass
         # Whatever it is belongs to the request that asked for it, not to the thread.
@@ -88,19 +88,17 @@ class JobQueue:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._jobs: set[Job] = set()
 
-    def start(self, work: Callable[[Job[T]], None]) -> Job[T]:
-        """A job that does `work` when all before it are over; call it on the event loop.
+    def start(self, job: Job, work: Callable[[], None]) -> None:
+        """Do the work of a job when all before it are over; call it on the event loop.
 
         Raises:
             BusyError: too many jobs are not over.
         """
         if len(self._jobs) >= self._most:
             raise BusyError(f"{len(self._jobs)} requests wait already: try again later")
-        job: Job[T] = Job()
         self._jobs.add(job)
         future = asyncio.get_running_loop().run_in_executor(self._thread, job.run, work)
         future.add_done_callback(lambda _: self._jobs.discard(job))
-        return job
 
     async def close(self) -> None:
         """Abandon all jobs and wait until the thread has noticed."""
