@@ -33,15 +33,15 @@ from wikitext import figures
 
 from ebm_wgpu.cli.train import INTERRUPTED
 from ebm_wgpu.config import Config, Latent, apply_overrides
-from ebm_wgpu.evaluation import evaluate_perplexity
-from ebm_wgpu.evaluation_latents import contexts, spread_windows
-from ebm_wgpu.evaluation_online import OnlineReport, score_online
-from ebm_wgpu.evaluation_readers import reader_of
+from ebm_wgpu.evaluation.latents import contexts, spread_windows
+from ebm_wgpu.evaluation.online import OnlineReport, score_online
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.models.base import SplatModel
 from ebm_wgpu.models.energy_ops import EnergyTerms
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.presets import load_config
+from ebm_wgpu.readers import reader_of
 from ebm_wgpu.text.corpora import load_corpus
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.text.tokenizers import make_tokenizer

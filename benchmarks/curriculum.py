@@ -32,7 +32,7 @@ from _common import Claim, parse_arguments, print_table, write_result
 from language_model import ebm
 
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.evaluation_latents import spread_windows
+from ebm_wgpu.evaluation.latents import spread_windows
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.presets import preset
 from ebm_wgpu.training.loading import load_run

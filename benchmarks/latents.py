@@ -15,7 +15,7 @@ from _common import Claim, parse_arguments, print_table, write_result
 from language_model import given_or_trained
 
 from ebm_wgpu.config import Latent
-from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import PerplexityReport, evaluate_perplexity
 from ebm_wgpu.kernels import open_device
 from ebm_wgpu.training.run_data import RunData
 

@@ -30,7 +30,7 @@ from _common import (
 from _training import EBM_TRAIN, train_in_turns, trained_seconds
 
 from ebm_wgpu.config import apply_overrides
-from ebm_wgpu.evaluation import evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.training.loading import LoadedRun, load_run
 from ebm_wgpu.training.run_data import RunData

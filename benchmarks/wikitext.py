@@ -34,10 +34,10 @@ from _common import (
 from _leaderboard import add_rows
 from _training import EBM_TRAIN, train_in_turns, trained_seconds
 
-from ebm_wgpu.evaluation_online import OnlineReport, score_online
-from ebm_wgpu.evaluation_readers import reader_of
+from ebm_wgpu.evaluation.online import OnlineReport, score_online
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.models.splat_transformer import SplatTransformer
+from ebm_wgpu.readers import reader_of
 from ebm_wgpu.training.loading import LoadedRun, load_run
 from ebm_wgpu.training.run_consolidation import consolidate_run
 from ebm_wgpu.training.run_data import RunData

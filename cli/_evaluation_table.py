@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ebm_wgpu.evaluation_parts import EvaluationReport
+    from ebm_wgpu.evaluation.parts import EvaluationReport
 
 
 def report_lines(report: EvaluationReport) -> list[str]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ebm_wgpu.evaluation import PerplexityReport
+from ebm_wgpu.evaluation.perplexity import PerplexityReport
 from ebm_wgpu.training.alerts import Alert
 from ebm_wgpu.training.callbacks import StartEvent, StepEvent, TrainerCallback, TrainResult
 

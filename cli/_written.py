@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ebm_wgpu.generation_batch import GeneratedText
+    from ebm_wgpu.generation.batch import GeneratedText
     from ebm_wgpu.text.tokenizer_base import TextTokenizer
 
 

@@ -98,15 +98,15 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ebm_wgpu.evaluation_parts import (
+    from ebm_wgpu.evaluation.parts import (
         PARTS,
         QUICK_PARTS,
         EvaluationSettings,
         check_parts,
         evaluate_parts,
     )
-    from ebm_wgpu.evaluation_records import save_evaluation
-    from ebm_wgpu.generation_sampling import SamplingSettings
+    from ebm_wgpu.evaluation.records import save_evaluation
+    from ebm_wgpu.generation.sampling import SamplingSettings
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.online_memory import memory_text
     from ebm_wgpu.text.corpora import load_corpus

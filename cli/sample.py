@@ -12,8 +12,8 @@ import click
 from . import _options
 
 if TYPE_CHECKING:
-    from ebm_wgpu.generation_batch import GeneratedText, WritingModel
-    from ebm_wgpu.generation_files import Prompt, PromptKind
+    from ebm_wgpu.generation.batch import GeneratedText, WritingModel
+    from ebm_wgpu.generation.prompts import Prompt, PromptKind
     from ebm_wgpu.models.energy_transformer_config import StepRule
     from ebm_wgpu.text.datasets import TokenStream
     from ebm_wgpu.text.tokenizers import TextTokenizer
@@ -138,10 +138,10 @@ def command(
 ) -> None:
     """Go on from prompts by sampling the model's energy."""
     from ebm_wgpu.config import apply_overrides
-    from ebm_wgpu.generation_batch import GenerationPlan, generate_texts
-    from ebm_wgpu.generation_files import framed
-    from ebm_wgpu.generation_memory import ENDLESS, remembering
-    from ebm_wgpu.generation_sampling import SamplingSettings
+    from ebm_wgpu.generation.batch import GenerationPlan, generate_texts
+    from ebm_wgpu.generation.memory import ENDLESS, remembering
+    from ebm_wgpu.generation.output import framed
+    from ebm_wgpu.generation.sampling import SamplingSettings
     from ebm_wgpu.kernels import open_device
     from ebm_wgpu.training.loading import load_run
 
@@ -204,7 +204,7 @@ def command(
 @contextmanager
 def _keeping(output: Path | None) -> Iterator[Callable[[GeneratedText], None]]:
     """What to give texts to that shall be in a file, if one is wanted, whatever ends the block."""
-    from ebm_wgpu.generation_files import TextsFile
+    from ebm_wgpu.generation.output import TextsFile
 
     if output is None:
         yield lambda text: None
@@ -232,7 +232,7 @@ def _stream(file: Path | None, tokenizer: TextTokenizer) -> TokenStream | None:
 
 def _prompts(text: str | None, file: Path | None, kind: PromptKind) -> list[Prompt]:
     from ebm_wgpu.errors import ConfigError
-    from ebm_wgpu.generation_files import Prompt, read_prompts
+    from ebm_wgpu.generation.prompts import Prompt, read_prompts
 
     if text is not None and file is None:
         return [Prompt(text)]

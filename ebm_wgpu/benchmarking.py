@@ -17,7 +17,8 @@ import torch
 
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.generation import SamplingSettings, TokenWriter
+from ebm_wgpu.generation.sampling import SamplingSettings
+from ebm_wgpu.generation.writer import TokenWriter
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.kernels.device import WgpuDevice
 from ebm_wgpu.models.base import LanguageModel

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebm_wgpu.errors import CheckpointError
-from ebm_wgpu.evaluation_records import SavedScores, read_scores
+from ebm_wgpu.evaluation.records import SavedScores, read_scores
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.training.run_folder import RunFolder

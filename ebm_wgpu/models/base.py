@@ -25,7 +25,7 @@ class LanguageModel(nn.Module, ABC):
 
     What only some families have comes with a default that says so: `splat_model` is none, `think`
     refuses. A family whose text can grow token by token also has `start_cache` and `step`
-    (`ebm_wgpu.generation.CachedModel`).
+    (`ebm_wgpu.generation.writer.CachedModel`).
 
     Attributes:
         vocab_size: number of token ids V.

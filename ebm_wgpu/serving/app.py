@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ebm_wgpu import __version__
 from ebm_wgpu.embedding import TextEmbedder
 from ebm_wgpu.errors import EbmError
-from ebm_wgpu.generation_batch import GeneratedText, generate_texts
+from ebm_wgpu.generation.batch import GeneratedText, generate_texts
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.serving.jobs import BusyError, Job, JobQueue
 from ebm_wgpu.serving.requests import CompletionRequest, EmbeddingRequest, EnergyRequest

@@ -7,9 +7,9 @@ import secrets
 from pydantic import BaseModel, ConfigDict, Field
 
 from ebm_wgpu.config import Latent
-from ebm_wgpu.generation_batch import GenerationPlan
-from ebm_wgpu.generation_files import Prompt
-from ebm_wgpu.generation_sampling import SamplingSettings
+from ebm_wgpu.generation.batch import GenerationPlan
+from ebm_wgpu.generation.prompts import Prompt
+from ebm_wgpu.generation.sampling import SamplingSettings
 
 Texts = str | list[str]
 

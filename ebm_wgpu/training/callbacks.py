@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ebm_wgpu.evaluation import PerplexityReport
+from ebm_wgpu.evaluation.perplexity import PerplexityReport
 from ebm_wgpu.training.alerts import Alert
 
 StopReason = Literal["finished", "time limit", "early stop", "interrupted"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ebm_wgpu.config import Config
 from ebm_wgpu.errors import CheckpointError, ConfigError, EbmError
-from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import PerplexityReport, evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.training.callbacks import (

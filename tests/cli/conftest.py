@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,20 @@ TINY = (
 def ebm(*arguments: object) -> Result:
     """Run a command in this process."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def one_line_error(result: Result, words: str) -> None:
+    """The command ended with one clear line that matches `words`, and no traceback."""
+    assert result.exit_code == 1, result.output
+    assert result.output.splitlines()[-1].startswith("Error: ")
+    assert re.search(words, result.output), result.output
+    assert "Traceback" not in result.output
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The folder of the newest checkpoint of a run."""
+    step = json.loads((run / "checkpoints" / "last.json").read_text())["step"]
+    return run / "checkpoints" / f"{step:08d}"
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import pytest
 
 from ebm_wgpu.models.registry import FAMILIES
 
-from .conftest import TINY, ebm
-from .test_train import one_line_error
+from .conftest import TINY, ebm, one_line_error
 
 TRANSFORMERS = [
     f"{part}.{key}"

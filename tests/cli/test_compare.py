@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from .conftest import ebm
-from .test_train import one_line_error
+from .conftest import ebm, one_line_error
 
 Trained = tuple[Path, Result]
 

@@ -19,8 +19,7 @@ from ebm_wgpu.models.composition import CompositionNet
 from ebm_wgpu.training.composition_fitting import COMPOSITION_FILE
 from ebm_wgpu.training.loading import load_run
 
-from .conftest import ebm
-from .test_train import one_line_error
+from .conftest import ebm, one_line_error
 
 Fitted = tuple[Path, Result]
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]

@@ -16,8 +16,7 @@ from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.sphere import dist
 from ebm_wgpu.training.loading import load_run
 
-from .conftest import ebm
-from .test_train import one_line_error
+from .conftest import ebm, one_line_error
 
 Trained = tuple[Path, Result]
 

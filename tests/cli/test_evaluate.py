@@ -12,15 +12,14 @@ import pytest
 from click.testing import Result
 
 from ebm_wgpu.embedding import TextEmbedder
-from ebm_wgpu.evaluation_records import read_scores
+from ebm_wgpu.evaluation.records import read_scores
 from ebm_wgpu.kernels import open_device
 from ebm_wgpu.models.composition import CompositionNet, retrieval
 from ebm_wgpu.training.composition_fitting import LEARNED, CompositionFit, store_composition
 from ebm_wgpu.training.loading import load_run
 from ebm_wgpu.training.run_folder import RunFolder
 
-from .conftest import ebm
-from .test_train import one_line_error
+from .conftest import ebm, one_line_error
 
 Trained = tuple[Path, Result]
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ebm
-from .test_train import one_line_error
+from .conftest import ebm, one_line_error
 
 BACKBONE = ["transformer.dim=16", "transformer.n_layers=1", "transformer.n_heads=2"]
 SETTINGS = {

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ebm_wgpu.cli._progress import TrainingDisplay
-from ebm_wgpu.evaluation import PerplexityReport
+from ebm_wgpu.evaluation.perplexity import PerplexityReport
 from ebm_wgpu.training.callbacks import StartEvent, TrainResult
 
 from .test_dashboard import ALERT, event

@@ -13,8 +13,7 @@ from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import CheckpointError, ConfigError
 from ebm_wgpu.training.run_folder import RunFolder
 
-from .conftest import ebm
-from .test_train import one_line_error
+from .conftest import ebm, one_line_error
 
 
 def plant(folder: Path, name: str, family: str, touched: float) -> Path:

@@ -19,11 +19,10 @@ from click.testing import Result
 
 from ebm_wgpu.cli import _written
 from ebm_wgpu.errors import DeviceError
-from ebm_wgpu.generation import TokenWriter, WrittenToken
+from ebm_wgpu.generation.writer import TokenWriter, WrittenToken
 from ebm_wgpu.text.tokenizers import make_tokenizer
 
-from .conftest import ebm
-from .test_train import one_line_error
+from .conftest import ebm, last_checkpoint, one_line_error
 
 Trained = tuple[Path, Result]
 
@@ -33,11 +32,6 @@ def sample(run: Path, prompt: str, *options: object) -> str:
     result = ebm("sample", *arguments, *options)
     assert result.exit_code == 0, result.output
     return result.stdout
-
-
-def last_checkpoint(run: Path) -> Path:
-    step = json.loads((run / "checkpoints" / "last.json").read_text())["step"]
-    return run / "checkpoints" / f"{step:08d}"
 
 
 @pytest.mark.parametrize("latent", ["mean", "exact", "langevin"])

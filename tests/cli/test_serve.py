@@ -25,8 +25,7 @@ from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.serving.app import create_app
 from ebm_wgpu.training.loading import LoadedRun, load_run
 
-from .conftest import ebm
-from .test_train import one_line_error
+from .conftest import ebm, one_line_error
 
 ENDLESS = 10**9
 """Tokens that nobody lives to see written."""

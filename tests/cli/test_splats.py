@@ -13,9 +13,7 @@ from click.testing import Result
 
 from ebm_wgpu.splats.store import SplatStore
 
-from .conftest import ebm
-from .test_sample import last_checkpoint
-from .test_train import one_line_error
+from .conftest import ebm, last_checkpoint, one_line_error
 
 Trained = tuple[Path, Result]
 

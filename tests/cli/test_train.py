@@ -14,14 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from .conftest import TINY, ebm
-
-
-def one_line_error(result: Result, words: str) -> None:
-    assert result.exit_code == 1, result.output
-    assert result.output.splitlines()[-1].startswith("Error: ")
-    assert re.search(words, result.output), result.output
-    assert "Traceback" not in result.output
+from .conftest import TINY, ebm, one_line_error
 
 
 def test_training_reports_perplexity_before_and_after(trained: tuple[Path, Result]) -> None:

@@ -8,7 +8,7 @@ from ebm_wgpu.config import apply_overrides
 from ebm_wgpu.diagnosis.comparison import compare
 from ebm_wgpu.diagnosis.tables import COMPARISON_HEAD, comparison_rows
 from ebm_wgpu.errors import CheckpointError
-from ebm_wgpu.evaluation_records import save_evaluation
+from ebm_wgpu.evaluation.records import save_evaluation
 from ebm_wgpu.models.registry import build_model
 
 from .conftest import losses, scores

@@ -12,7 +12,7 @@ from ebm_wgpu.splats import SplatStore, hdf5
 from ebm_wgpu.splats.editing import compare, keep, merge
 from ebm_wgpu.splats.splat_file import SplatFile
 
-from .test_hdf5 import assert_same, make_store
+from .conftest import assert_same, make_store
 
 
 @pytest.fixture(autouse=True)

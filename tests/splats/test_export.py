@@ -13,7 +13,7 @@ from ebm_wgpu.splats import SplatStore, export_npz, export_tables, hdf5
 from ebm_wgpu.splats.export import export_splats, formats, holds_history, import_splats
 from ebm_wgpu.splats.splat_file import SplatFile
 
-from .test_hdf5 import assert_same, make_store
+from .conftest import assert_same, make_store
 
 TEXTS = (" the", 'a"b', "x,y", "\n", "", "漢", "'")
 

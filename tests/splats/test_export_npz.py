@@ -8,8 +8,8 @@ import pytest
 from ebm_wgpu.errors import StoreError
 from ebm_wgpu.splats.export import import_splats
 
+from .conftest import make_store
 from .test_export import exported
-from .test_hdf5 import make_store
 
 
 def test_an_npz_with_pickles_or_false_claims_is_refused(tmp_path):

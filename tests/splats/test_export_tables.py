@@ -10,8 +10,8 @@ from ebm_wgpu.errors import StoreError
 from ebm_wgpu.splats import SplatStore
 from ebm_wgpu.splats.export import import_splats
 
+from .conftest import assert_same, make_store
 from .test_export import exported
-from .test_hdf5 import assert_same, make_store
 
 
 def test_tables_edited_elsewhere_are_read(tmp_path):

@@ -12,7 +12,7 @@ from ebm_wgpu.splats.html_map import write_html_map
 from ebm_wgpu.splats.splat_file import SplatFile
 from ebm_wgpu.splats.splat_map import COLOURS, SplatMap, make_map
 
-from .test_hdf5 import make_store
+from .conftest import make_store
 
 TEXTS = ("<unk>", "</script><script>alert(1)</script>", "a&b", "'", '"', "漢")
 

@@ -10,7 +10,7 @@ from ebm_wgpu.splats import SplatStore, hdf5
 from ebm_wgpu.splats.inspection import SORTS, nearest, ranked, summarize, usage_shares
 from ebm_wgpu.splats.splat_file import SplatFile
 
-from .test_hdf5 import make_store
+from .conftest import make_store
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ebm_wgpu.splats.plots import histograms, landscape_figure, map_figure, save
 from ebm_wgpu.splats.splat_file import SplatFile
 from ebm_wgpu.splats.splat_map import COLOURS, SplatMap, make_map
 
-from .test_hdf5 import make_store
+from .conftest import make_store
 
 # Texts that a careless label would take for mathematics, or that no font has.
 TEXTS = ("$x^", "a_b$", "漢", " the", "", "\\frac", "%")

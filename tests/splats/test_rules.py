@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ebm_wgpu.errors import ConfigError
 from ebm_wgpu.splats.rules import select
 
-from .test_hdf5 import make_store
+from .conftest import make_store
 
 STORE = make_store(count=200)
 STORE.age[:] = np.arange(200)

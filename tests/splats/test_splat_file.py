@@ -20,7 +20,7 @@ from ebm_wgpu.splats.inspection import nearest, ranked, summarize
 from ebm_wgpu.splats.splat_file import SplatFile
 from ebm_wgpu.splats.store import COLUMN_TYPES, SplatColumns
 
-from .test_hdf5 import assert_same, make_store
+from .conftest import assert_same, make_store
 
 ROWS_A_CHUNK = 7
 MILLION = 1_000_000

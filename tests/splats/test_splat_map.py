@@ -8,7 +8,7 @@ from ebm_wgpu.splats.projection import project
 from ebm_wgpu.splats.splat_file import SplatFile
 from ebm_wgpu.splats.splat_map import make_map
 
-from .test_hdf5 import make_store
+from .conftest import make_store
 
 
 @pytest.fixture

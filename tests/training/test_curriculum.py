@@ -13,7 +13,7 @@ import torch
 from scipy.special import logsumexp
 
 from ebm_wgpu.config import Config, apply_overrides
-from ebm_wgpu.evaluation import evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.training.callbacks import StepEvent, TrainerCallback

@@ -13,7 +13,7 @@ import torch
 
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import CheckpointError
-from ebm_wgpu.evaluation import evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.registry import FAMILIES, build_model
 from ebm_wgpu.training.callbacks import StartEvent, StepEvent, TrainerCallback, TrainResult

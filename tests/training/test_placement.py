@@ -16,14 +16,15 @@ import torch
 import ebm_wgpu.torch_device as torch_device
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.evaluation import evaluate_perplexity
-from ebm_wgpu.evaluation_online import evaluate_online
-from ebm_wgpu.evaluation_readers import reader_of
-from ebm_wgpu.generation import SamplingSettings, TokenWriter
-from ebm_wgpu.generation_memory import ENDLESS, RememberingModel
+from ebm_wgpu.evaluation.online import evaluate_online
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
+from ebm_wgpu.generation.memory import ENDLESS, RememberingModel
+from ebm_wgpu.generation.sampling import SamplingSettings
+from ebm_wgpu.generation.writer import TokenWriter
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.registry import FAMILIES, build_model
 from ebm_wgpu.online_memory import OnlineSettings, fit_online
+from ebm_wgpu.readers import reader_of
 from ebm_wgpu.training.loading import load_run
 from ebm_wgpu.training.objectives import Objective
 from ebm_wgpu.training.optimizers import Optimizers

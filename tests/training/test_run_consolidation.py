@@ -11,7 +11,7 @@ import torch
 
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError, DataError, StoreError
-from ebm_wgpu.evaluation import evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.splat_transformer import SplatTransformer
 from ebm_wgpu.splats import search_auto

@@ -8,7 +8,7 @@ import pytest
 
 from ebm_wgpu.config import apply_overrides
 from ebm_wgpu.errors import CheckpointError, DataError
-from ebm_wgpu.evaluation import evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
 from ebm_wgpu.training.callbacks import TrainerCallback
 from ebm_wgpu.training.loading import load_run
 from ebm_wgpu.training.run_data import RunData

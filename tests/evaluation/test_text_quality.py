@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ebm_wgpu.errors import ConfigError, DataError
-from ebm_wgpu.evaluation_text import (
+from ebm_wgpu.evaluation.text_quality import (
     bleu,
     distinct,
     evaluate_generation,
@@ -16,7 +16,7 @@ from ebm_wgpu.evaluation_text import (
     rouge,
     text_quality,
 )
-from ebm_wgpu.generation_sampling import SamplingSettings
+from ebm_wgpu.generation.sampling import SamplingSettings
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.text.tokenizers import make_tokenizer
 

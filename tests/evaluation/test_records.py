@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ebm_wgpu.errors import CheckpointError
-from ebm_wgpu.evaluation_records import (
+from ebm_wgpu.evaluation.records import (
     EVALUATION_FILE,
     SavedScores,
     read_scores,

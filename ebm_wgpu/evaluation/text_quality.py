@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from ebm_wgpu.errors import ConfigError, DataError
-from ebm_wgpu.evaluation_latents import spread_windows
-from ebm_wgpu.generation import TokenWriter
-from ebm_wgpu.generation_sampling import SamplingSettings
+from ebm_wgpu.evaluation.latents import spread_windows
+from ebm_wgpu.generation.sampling import SamplingSettings
+from ebm_wgpu.generation.writer import TokenWriter
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.text.tokenizer_base import TextTokenizer

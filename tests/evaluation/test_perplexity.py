@@ -9,7 +9,7 @@ import torch
 
 from ebm_wgpu.config import Config, DataConfig, TrainConfig
 from ebm_wgpu.errors import ConfigError, DataError
-from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import PerplexityReport, evaluate_perplexity
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.text.tokenizers import make_tokenizer
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.generation_text import TextStream
+from ebm_wgpu.generation.text_stream import TextStream
 from ebm_wgpu.text.tokenizers import TextTokenizer, make_tokenizer
 
 GPT2 = make_tokenizer("gpt2", "")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ebm_wgpu.composition import COMPOSERS, compose, negate
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.evaluation_composition import (
+from ebm_wgpu.evaluation.composition import (
     REFLECTION,
     CompositionReport,
     TemplateTexts,

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ebm_wgpu.config import Config, Latent
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.evaluation_readers import reader_of
-from ebm_wgpu.generation_batch import model_energies
+from ebm_wgpu.generation.batch import model_energies
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.recall import Reader, mix
 from ebm_wgpu.online_memory import OnlineSettings, TextMemory, fit_online, memory_text, read_parts
+from ebm_wgpu.readers import reader_of
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.training.loading import LoadedRun
 from ebm_wgpu.training.placement import host_next
@@ -56,7 +56,7 @@ class RememberingModel:
 
     where the memory holds the last states of the text as splats whose id is the token that
     followed (`RecallGate`). The model itself reads data.eval_context tokens, the memory has what
-    came before as well. Probabilities are those of `evaluation_online.online_log_probs`.
+    came before as well. Probabilities are those of `evaluation.online.online_log_probs`.
     """
 
     def __init__(

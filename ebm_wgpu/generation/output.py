@@ -1,4 +1,4 @@
-"""Prompts from files, and what was written after them as JSON lines or text."""
+"""Written texts as files: JSON lines, or the texts with lines that separate them."""
 
 from __future__ import annotations
 
@@ -7,62 +7,12 @@ import json
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any
 
-from ebm_wgpu.errors import DataError
 from ebm_wgpu.files import replacing, writing
-from ebm_wgpu.text.folders import read_text
+from ebm_wgpu.generation.batch import GeneratedText
 from ebm_wgpu.text.streaming import check_output
 from ebm_wgpu.text.tokenizer_base import END_OF_TEXT
-
-if TYPE_CHECKING:
-    from ebm_wgpu.generation_batch import GeneratedText
-
-PromptKind = Literal["auto", "line", "jsonl", "file"]
-
-
-class Prompt(NamedTuple):
-    """A text to go on from, and what errors call it."""
-
-    text: str
-    name: str = "the prompt"
-
-
-def read_prompts(path: Path, kind: PromptKind = "auto") -> list[Prompt]:
-    """The prompts in a UTF-8 file.
-
-    Args:
-        path: the file.
-        kind: what a prompt is. line: every line that is not blank, as it stands; jsonl: the text
-            under "prompt" of every JSON line, which may hold line ends or be empty; file: the whole
-            file without its last line end; auto: jsonl for a name that ends in .jsonl, else line.
-
-    Raises:
-        DataError: the file is missing, binary, holds no prompt, or a line is no JSON object with a
-            text under "prompt".
-    """
-    text = read_text(path)
-    if kind == "file":
-        return [Prompt(text.removesuffix("\n"), str(path))]
-    numbered = [
-        (f"{path} line {number}", line)
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip()
-    ]
-    if kind == "jsonl" or (kind == "auto" and path.suffix == ".jsonl"):
-        return [Prompt(_json_prompt(line, name), name) for name, line in numbered]
-    return [Prompt(line, name) for name, line in numbered]
-
-
-def _json_prompt(line: str, name: str) -> str:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f'{name} is not JSON ({error}): give {{"prompt": TEXT}}') from error
-    prompt = record.get("prompt") if isinstance(record, dict) else None
-    if not isinstance(prompt, str):
-        raise DataError(f'{name} has no text under "prompt": give {{"prompt": TEXT}}')
-    return prompt
 
 
 class TextsFile:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.generation_sampling import (
+from ebm_wgpu.generation.sampling import (
     SamplingSettings,
     draw_token,
     latent_seed,

@@ -6,8 +6,8 @@ import torch
 
 from ebm_wgpu.config import EnergyConfig, ModelConfig
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.evaluation_energy import _spread, evaluate_energy
-from ebm_wgpu.evaluation_latents import spread_windows
+from ebm_wgpu.evaluation.energy_contrast import _spread, evaluate_energy
+from ebm_wgpu.evaluation.latents import spread_windows
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.text.datasets import TokenStream
 

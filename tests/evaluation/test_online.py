@@ -21,9 +21,8 @@ from ebm_wgpu.config import (
     apply_overrides,
 )
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.evaluation import evaluate_perplexity
-from ebm_wgpu.evaluation_online import evaluate_online, online_log_probs
-from ebm_wgpu.evaluation_readers import reader_of
+from ebm_wgpu.evaluation.online import evaluate_online, online_log_probs
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.causal_transformer import CausalTransformer
@@ -35,6 +34,7 @@ from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.models.splat_transformer import SplatTransformer
 from ebm_wgpu.models.transformer_config import TransformerConfig
 from ebm_wgpu.online_memory import OnlineSettings, fit_online, memory_text
+from ebm_wgpu.readers import reader_of
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.text.tokenizers import make_tokenizer

@@ -13,18 +13,18 @@ import torch.nn.functional as F
 
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.evaluation_online import online_log_probs
-from ebm_wgpu.evaluation_readers import StateReader
-from ebm_wgpu.generation import SamplingSettings, TokenWriter
-from ebm_wgpu.generation_batch import model_energies
-from ebm_wgpu.generation_memory import ENDLESS, RememberingModel
+from ebm_wgpu.evaluation.online import online_log_probs
+from ebm_wgpu.generation.batch import model_energies
+from ebm_wgpu.generation.memory import ENDLESS, RememberingModel
+from ebm_wgpu.generation.sampling import SamplingSettings
+from ebm_wgpu.generation.writer import TokenWriter
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.causal_transformer import CausalTransformer
 from ebm_wgpu.models.recall import Neighbours, Reading, mix
 from ebm_wgpu.online_memory import fit_online
-
-from .test_evaluation_online import CONFIG, V, each_memory, family, fixed, random_text, stream
+from ebm_wgpu.readers import StateReader
+from tests.evaluation.test_online import CONFIG, V, each_memory, family, fixed, random_text, stream
 
 CAPACITY = 9
 

@@ -12,29 +12,16 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ebm_wgpu.config import Latent
-from ebm_wgpu.errors import DataError
-from ebm_wgpu.generation_sampling import (
+from ebm_wgpu.generation.prompts import check_prompt, prompt_ids
+from ebm_wgpu.generation.sampling import (
     SamplingSettings,
     draw_token,
     latent_seed,
     next_token_probabilities,
 )
-from ebm_wgpu.generation_text import TextStream
+from ebm_wgpu.generation.text_stream import TextStream
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
 from ebm_wgpu.training.placement import place_of
-
-__all__ = [
-    "CachedModel",
-    "NextTokenModel",
-    "SamplingSettings",
-    "TokenWriter",
-    "WrittenToken",
-    "check_prompt",
-    "generate_ids",
-    "generate_text",
-    "next_token_probabilities",
-    "prompt_ids",
-]
 
 
 class NextTokenModel(Protocol):
@@ -211,27 +198,6 @@ class _Reader:
                 places = torch.tensor([self._rows.index(text) for text in rows])
                 self._cache = self._cache.select(places.to(self._place))
             self._rows = rows
-
-
-def check_prompt(prompt: npt.NDArray[np.integer], context: int, name: str = "the prompt") -> None:
-    """Check that a model that reads `context` tokens can go on from a prompt.
-
-    Raises:
-        DataError: it is empty or too long.
-    """
-    if prompt.size == 0:
-        raise DataError(f"{name} has no tokens: give some text")
-    if prompt.size > context:
-        raise DataError(
-            f"{name} has {prompt.size} tokens and the model reads {context}: shorten the "
-            "prompt, or train with a larger data.eval_context"
-        )
-
-
-def prompt_ids(tokenizer: TextTokenizer, prompt: str) -> npt.NDArray[np.int32]:
-    """The tokens of a prompt; an empty one starts after a line end."""
-    ids = tokenizer.encode(prompt)
-    return ids if ids.size else np.array([tokenizer.start_id], ids.dtype)
 
 
 def generate_ids(

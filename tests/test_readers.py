@@ -9,12 +9,12 @@ import torch
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.embedding import TextEmbedder
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.evaluation_readers import StateReader, place_texts, reader_of
 from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.models.splat_lm import SplatLM
+from ebm_wgpu.readers import StateReader, place_texts, reader_of
 from ebm_wgpu.text.tokenizers import make_tokenizer
 
 TOKENIZER = make_tokenizer("char", "abcdef\n")

@@ -21,9 +21,9 @@ import numpy as np
 
 from ebm_wgpu.composition import COMPOSERS, Composer, compose, negate
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.evaluation_readers import place_texts
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.composition import Retrieval, retrieval
+from ebm_wgpu.readers import place_texts
 from ebm_wgpu.sphere import FloatArray
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
 from ebm_wgpu.training.composition_fitting import ALONE, LEARNED
@@ -128,7 +128,7 @@ def evaluate_composition(
     """How far the latents, or states, that a model gives to texts compose.
 
     Args:
-        model: reads; see `evaluation_readers.place_texts` for what it makes of a text.
+        model: reads; see `readers.place_texts` for what it makes of a text.
         tokenizer: its tokenizer.
         text: where the words are from, see `frequent_words`.
         context: most tokens the model reads.

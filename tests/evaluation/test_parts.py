@@ -11,10 +11,9 @@ import torch
 
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.evaluation import evaluate_perplexity
-from ebm_wgpu.evaluation_energy import EnergySpread
-from ebm_wgpu.evaluation_online import evaluate_online
-from ebm_wgpu.evaluation_parts import (
+from ebm_wgpu.evaluation.energy_contrast import EnergySpread
+from ebm_wgpu.evaluation.online import evaluate_online
+from ebm_wgpu.evaluation.parts import (
     LATENT_DRAWS,
     PARTS,
     QUICK_PARTS,
@@ -22,10 +21,11 @@ from ebm_wgpu.evaluation_parts import (
     check_parts,
     evaluate_parts,
 )
-from ebm_wgpu.evaluation_readers import reader_of
-from ebm_wgpu.generation_sampling import SamplingSettings
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
+from ebm_wgpu.generation.sampling import SamplingSettings
 from ebm_wgpu.models.registry import build_model
 from ebm_wgpu.online_memory import fit_online
+from ebm_wgpu.readers import reader_of
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.text.tokenizers import make_tokenizer
 from ebm_wgpu.training.loading import LoadedRun

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebm_wgpu.config import Latent
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.evaluation_latents import contexts, latent_energies, spread_windows
+from ebm_wgpu.evaluation.latents import contexts, latent_energies, spread_windows
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.training.placement import HostScorer, host_energies

@@ -9,16 +9,16 @@ from typing import Any
 
 from ebm_wgpu.config import Config, Latent, apply_overrides
 from ebm_wgpu.errors import ConfigError, DataError
-from ebm_wgpu.evaluation import PerplexityReport, evaluate_perplexity
-from ebm_wgpu.evaluation_composition import CompositionReport, evaluate_composition
-from ebm_wgpu.evaluation_energy import EnergyContrast, evaluate_energy
-from ebm_wgpu.evaluation_latents import CoverageReport, evaluate_coverage
-from ebm_wgpu.evaluation_online import OnlineReport, score_online
-from ebm_wgpu.evaluation_readers import reader_of
-from ebm_wgpu.evaluation_text import GenerationReport, evaluate_generation
+from ebm_wgpu.evaluation.composition import CompositionReport, evaluate_composition
+from ebm_wgpu.evaluation.energy_contrast import EnergyContrast, evaluate_energy
+from ebm_wgpu.evaluation.latents import CoverageReport, evaluate_coverage
+from ebm_wgpu.evaluation.online import OnlineReport, score_online
+from ebm_wgpu.evaluation.perplexity import PerplexityReport, evaluate_perplexity
+from ebm_wgpu.evaluation.text_quality import GenerationReport, evaluate_generation
 from ebm_wgpu.files import finite_numbers
-from ebm_wgpu.generation_sampling import SamplingSettings
+from ebm_wgpu.generation.sampling import SamplingSettings
 from ebm_wgpu.models.registry import FAMILIES
+from ebm_wgpu.readers import reader_of
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.training.composition_fitting import stored_composition
 from ebm_wgpu.training.loading import LoadedRun

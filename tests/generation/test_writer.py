@@ -11,9 +11,9 @@ from scipy import stats
 
 from ebm_wgpu.config import EnergyConfig, ModelConfig, SamplerConfig
 from ebm_wgpu.errors import DataError
-from ebm_wgpu.generation import (
+from ebm_wgpu.generation.sampling import SamplingSettings
+from ebm_wgpu.generation.writer import (
     CachedModel,
-    SamplingSettings,
     TokenWriter,
     generate_ids,
     generate_text,

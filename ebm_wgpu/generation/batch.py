@@ -12,15 +12,10 @@ import numpy.typing as npt
 import torch
 
 from ebm_wgpu.errors import ConfigError
-from ebm_wgpu.generation import (
-    NextTokenModel,
-    SamplingSettings,
-    TokenWriter,
-    check_prompt,
-    prompt_ids,
-)
-from ebm_wgpu.generation_files import Prompt
-from ebm_wgpu.generation_text import TextStream
+from ebm_wgpu.generation.prompts import Prompt, check_prompt, prompt_ids
+from ebm_wgpu.generation.sampling import SamplingSettings
+from ebm_wgpu.generation.text_stream import TextStream
+from ebm_wgpu.generation.writer import NextTokenModel, TokenWriter
 from ebm_wgpu.text.tokenizer_base import TextTokenizer
 from ebm_wgpu.training.placement import EnergyModel, host_energies
 

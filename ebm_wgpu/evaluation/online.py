@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebm_wgpu.config import Config
-from ebm_wgpu.evaluation import PerplexityReport
+from ebm_wgpu.evaluation.perplexity import PerplexityReport
 from ebm_wgpu.models.recall import Reader, mix
 from ebm_wgpu.online_memory import (
     OnlineSettings,

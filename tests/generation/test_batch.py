@@ -10,21 +10,22 @@ import pytest
 import torch
 
 from ebm_wgpu.errors import ConfigError, DataError
-from ebm_wgpu.generation import SamplingSettings, generate_ids, generate_text
-from ebm_wgpu.generation_batch import (
+from ebm_wgpu.generation.batch import (
     GeneratedText,
     GenerationPlan,
     generate_texts,
     model_energies,
 )
-from ebm_wgpu.generation_files import Prompt
+from ebm_wgpu.generation.prompts import Prompt
+from ebm_wgpu.generation.sampling import SamplingSettings
+from ebm_wgpu.generation.writer import generate_ids, generate_text
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.energy_transformer import EnergyTransformer
 from ebm_wgpu.models.nano_ebm import NanoEBM
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.text.tokenizers import make_tokenizer
 
-from .test_generation import ebt, nano, sharp, splat, splat_transformer, transformer
+from .test_writer import ebt, nano, sharp, splat, splat_transformer, transformer
 
 # Ten characters and U+FFFD: as many ids as the models have.
 TOKENIZER = make_tokenizer("char", "abcdefg .\n")

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from ebm_wgpu.config import EnergyConfig, ModelConfig
-from ebm_wgpu.evaluation_latents import (
+from ebm_wgpu.evaluation.latents import (
     contexts,
     evaluate_coverage,
     latent_energies,
     spread_windows,
 )
-from ebm_wgpu.evaluation_parts import EvaluationSettings, evaluate_parts
+from ebm_wgpu.evaluation.parts import EvaluationSettings, evaluate_parts
 from ebm_wgpu.models.splat_lm import SplatLM
 from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.text.datasets import TokenStream
 from ebm_wgpu.vmf import log_z0
 
-from .test_evaluation_parts import TEXT, loaded
+from .test_parts import TEXT, loaded
 
 V, D = 10, 64
 

@@ -1,0 +1,1 @@
+"""Evaluation: perplexity, latents, energies, composition and written text of a trained model."""

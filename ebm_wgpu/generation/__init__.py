@@ -1,0 +1,1 @@
+"""Generation: texts written token by token, from prompts, by every model family."""
