@@ -3,11 +3,12 @@
 Each preset learns through `ebm train` for --minutes, or its own number of steps if those end first,
 and all of the validation text (the last tenth) is scored with its best checkpoint, each character
 once: in blocks of 256 without anything before a block, as nanoGPT scores, which the claims go by,
-and after at least half a block. NanoEBM is scored with System 2 as trained, and with System 1 of
-the same weights. nanoGPT's GPU setting, a transformer of the same shape trained for 5,000 steps,
-reports 1.4697. The result file is written after each preset. Runs that --runs holds already go on
-where they are. With --device auto nothing is trained where there is no hardware GPU: a processor
-takes hours, most of them saved by train.precision=bfloat16 where it has products of that type.
+and after at least half a block. NanoEBM is scored with System 2 as trained, with a spectral step in
+place of the learned one, and with System 1 of the same weights. nanoGPT's GPU setting, a
+transformer of the same shape trained for 5,000 steps, reports 1.4697. The result file is written
+after each preset. Runs that --runs holds already go on where they are. With --device auto nothing
+is trained where there is no hardware GPU: a processor takes hours, most of them saved by
+train.precision=bfloat16 where it has products of that type.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ from ebm_wgpu.training.run_folder import RunFolder
 PRESETS = "shakespeare-10m,shakespeare-10m-nano"
 TARGET = 1.47
 ALONE, SYSTEM_2 = "System 1", "System 2"
+WAYS: dict[str, dict[str, Any]] = {
+    SYSTEM_2: {},
+    "System 2, spectral step": {"step_rule": "spectral"},
+    ALONE: {"steps": 0},
+}
+"""What a model that thinks is told before it is scored; as trained first."""
 
 
 def train(preset: str, run: Path, arguments: Any) -> float:
@@ -64,13 +71,13 @@ def loss(run: LoadedRun, stride: int, n_tokens: int) -> tuple[float, int]:
 
 
 def score(preset: str, run: LoadedRun, seconds: float, n_tokens: int) -> list[dict[str, Any]]:
-    """A row for each way a preset predicts: as trained, and without thinking where it thinks."""
+    """A row for each way a preset predicts: one, or all `WAYS` where it thinks."""
     rows = []
     block = run.config.data.eval_context
     thinks = run.config.model.family == "nano" and run.config.nano.think_steps > 0
-    for way in (SYSTEM_2, ALONE) if thinks else (ALONE,):
-        if thinks and way == ALONE:
-            run.model.think(steps=0)
+    for way, options in WAYS.items() if thinks else [(ALONE, {})]:
+        if options:
+            run.model.think(**options)
         begin = time.perf_counter()
         blocks, count = loss(run, block, n_tokens)
         overlapping, _ = loss(run, block // 2, n_tokens)
