@@ -9,10 +9,11 @@ get the same batches. Shape: nanoGPT's small CPU setting (4 layers, 4 heads, 128
     nano           NanoEBM, System 2 of --think-steps steps with an interaction of 256 units;
                    feed-forwards narrower by as much, so that it has as many parameters as
                    transformer
-    nano-spectral  the same, each step at most c / lambda_max
+    nano-one       the same of one step, which leaves more time for learning
+    nano-spectral  nano, each step at most c / lambda_max
     ebt-one        EnergyTransformer of one step: System 1 alone
     ebt            EnergyTransformer of --think-steps steps
-    ebt-spectral   the same, each step at most c / lambda_max
+    ebt-spectral   ebt, each step at most c / lambda_max
 
 The training loop is a script's own, not `ebm train`: the seconds are for learning and scoring
 together, and what families share in the product's trainer (checkpoints, evaluation) would count.
@@ -102,6 +103,7 @@ CONTENDERS: Mapping[str, Callable[[int, int], LanguageModel]] = MappingProxyType
     {
         "transformer": lambda vocab, steps: CausalTransformer(SHAPE, vocab),
         "nano": nano,
+        "nano-one": lambda vocab, steps: nano(vocab, 1),
         "nano-spectral": lambda vocab, steps: nano(vocab, steps, "spectral"),
         "ebt-one": lambda vocab, steps: energy_transformer(vocab, 1),
         "ebt": energy_transformer,
@@ -239,27 +241,24 @@ def contend(name: str, texts: Texts, arguments: argparse.Namespace) -> list[dict
 def claims(rows: list[dict[str, Any]], think_steps: int) -> list[Claim]:
     """What the rows prove or refute; what was not trained is left out."""
     nats = {(row["model"], row["think steps"], row["step size"]): row["nats"] for row in rows}
-    transformer, one = ("transformer", "", ""), ("ebt-one", 1, "learned")
+    transformer, ebt_one = ("transformer", "", ""), ("ebt-one", 1, "learned")
     found = []
-    for name, family, alone, least in (
-        ("nano", "NanoEBM", transformer, 0),
-        ("ebt", "EBT", one, 1),
+    for model, steps, rule, least, alone in (
+        ("nano", think_steps, "learned", 0, transformer),
+        ("nano-one", 1, "learned", 0, transformer),
+        ("nano-spectral", think_steps, "spectral", 0, transformer),
+        ("ebt", think_steps, "learned", 1, ebt_one),
+        ("ebt-spectral", think_steps, "spectral", 1, ebt_one),
     ):
-        for model, rule in ((name, "learned"), (f"{name}-spectral", "spectral")):
-            what = f"{family}, {rule} step size: System 2 minus"
-            own = (model, think_steps, rule)
-            for than, second in (
-                ("System 1 of the same weights", (model, least, rule)),
-                ("System 1 alone, of equal parameters and time", alone),
-            ):
-                if own in nats and second in nats:
-                    gain = nats[own] - nats[second]
-                    found.append(Claim(f"{what} {than}", gain, 0.0, "nats", at_most=True))
-            longer = (model, 3 * think_steps, rule)
-            if own in nats and longer in nats:
-                what = f"{family}, {rule} step size: three times the steps minus those trained"
-                gain = nats[longer] - nats[own]
-                found.append(Claim(what, gain, 0.0, "nats", at_most=True))
+        own = (model, steps, rule)
+        for what, other, sign in (
+            ("System 2 minus System 1 of the same weights", (model, least, rule), 1),
+            ("System 2 minus System 1 alone, of equal time", alone, 1),
+            ("three times the steps minus those trained", (model, 3 * steps, rule), -1),
+        ):
+            if own in nats and other in nats:
+                gain = sign * (nats[own] - nats[other])
+                found.append(Claim(f"{model}: {what}", gain, 0.0, "nats", at_most=True))
     for what, key in (
         ("CausalTransformer", transformer),
         ("NanoEBM, System 2", ("nano", think_steps, "learned")),
