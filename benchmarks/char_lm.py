@@ -1,9 +1,10 @@
 """Tiny Shakespeare, characters: does thinking (System 2) pay, at equal weights and at equal time?
 
 Every model has the same number of seconds for everything: to learn from scratch and then to score
-the validation text in its own way; one that thinks longer while scoring learns for less long. All
-get the same batches. Shape: nanoGPT's small CPU setting (4 layers, 4 heads, 128 wide, blocks of
-64, batches of 12, no dropout), which reports a validation loss of 1.88:
+the validation text in its own way; one that thinks longer while scoring learns for less long. They
+learn in turns of a few seconds, so that all meet the same load of the machine. All get the same
+batches. Shape: nanoGPT's small CPU setting (4 layers, 4 heads, 128 wide, blocks of 64, batches of
+12, no dropout), which reports a validation loss of 1.88:
 
     transformer    CausalTransformer; what NanoEBM computes with System 1 alone
     nano           NanoEBM, System 2 of --think-steps steps with an interaction of 256 units;
@@ -21,7 +22,7 @@ together, and what families share in the product's trainer (checkpoints, evaluat
 Each is then scored with no, one and three times as many steps too, and with either step size.
 Losses are nats a character over consecutive blocks of 64 at the beginning of the validation text
 (the last tenth), without anything before a block, as nanoGPT scores; --valid-tokens 0 scores all of
-it. The result file is written after each model.
+it.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ SHAPE = TransformerConfig(dim=128, n_layers=4, n_heads=4, max_length=BLOCK)
 UNITS = 256
 WARMUP_STEPS, LAST_RATE = 100, 0.02
 REFERENCE = 1.88
+TURN_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,38 +127,58 @@ def initialize(model: LanguageModel, texts: Texts, seed: int) -> None:
     model.initialize(ids, np.bincount(ids, minlength=texts.train.vocab_size), seed)
 
 
-def train(model: LanguageModel, texts: Texts, seconds: float, lr: float, seed: int) -> int:
-    """Train for `seconds`; returns the number of steps."""
-    model.train()
-    torch.manual_seed(seed)
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=lr,
-        betas=(0.9, 0.99),
-        weight_decay=0.1,
-        fused=True,
-    )
-    weights = model.loss_weights
-    batches = BlockDataset(texts.train, BLOCK, BATCH, seed)
-    step, begin = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - begin) < seconds:
-        for group in optimizer.param_groups:
-            group["lr"] = lr * rate_factor(step, elapsed / seconds)
-        terms = model.losses(torch.from_numpy(batches.next_batch()).long(), seed=step)
+class Learner:
+    """A model that learns for a time, in turns.
+
+    Attributes:
+        model: the model.
+        steps: training steps so far.
+        taken: seconds they took.
+    """
+
+    def __init__(
+        self, model: LanguageModel, texts: Texts, seconds: float, lr: float, seed: int
+    ) -> None:
+        """Nothing is learned yet; `lr` is the peak rate, `seconds` what all turns last."""
+        self.model, self.steps, self.taken = model, 0, 0.0
+        self._seconds, self._lr, self._seed = seconds, lr, seed
+        matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(
+            groups, lr=lr, betas=(0.9, 0.99), weight_decay=0.1, fused=True
+        )
+        self._batches = BlockDataset(texts.train, BLOCK, BATCH, seed)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is time left."""
+        return self.taken < self._seconds
+
+    def learn(self, seconds: float) -> None:
+        """One turn; it ends with the time of all turns, too."""
+        self.model.train()
+        begin, before = time.perf_counter(), self.taken
+        while self.taken < min(before + seconds, self._seconds):
+            self._step()
+            self.taken = before + time.perf_counter() - begin
+        self.model.eval()
+
+    def _step(self) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr * rate_factor(self.steps, self.taken / self._seconds)
+        tokens = torch.from_numpy(self._batches.next_batch()).long()
+        terms = self.model.losses(tokens, seed=self.steps)
+        weights = self.model.loss_weights
         minimised = [weight * terms[name] for name, weight in weights.items() if name in terms]
         torch.stack(minimised).sum().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-    model.eval()
-    return step
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
 
 
 @torch.no_grad()
@@ -218,23 +240,26 @@ def score(model: LanguageModel, texts: Texts, way: Way) -> dict[str, Any]:
     }
 
 
-def contend(name: str, texts: Texts, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train a model and score it in every way, its own first."""
+def learner(name: str, texts: Texts, arguments: argparse.Namespace) -> Learner:
+    """A contender before its first turn; what its scoring takes is off its time."""
     model = CONTENDERS[name](texts.train.vocab_size, arguments.think_steps)
-    own = own_way(model)
     initialize(model, texts, arguments.seed)
     model.eval()
-    scoring = score(model, texts, own)["score s"]
+    scoring = score(model, texts, own_way(model))["score s"]
     seconds = max(arguments.seconds - scoring, 0.1 * arguments.seconds)
     lr = arguments.ebt_lr if isinstance(model, EnergyTransformer) else arguments.lr
-    begin = time.perf_counter()
-    steps = train(model, texts, seconds, lr, arguments.seed)
-    taken = time.perf_counter() - begin
+    return Learner(model, texts, seconds, lr, arguments.seed)
+
+
+def scores(name: str, learned: Learner, texts: Texts) -> list[dict[str, Any]]:
+    """A model that has learned, scored in every way, its own first."""
+    model = learned.model
     rows = []
-    for way in (own, *other_ways(model)):
+    for way in (own_way(model), *other_ways(model)):
         found = score(model, texts, way)
-        trained = {"model": name, "parameters": model.n_parameters(), "steps": steps}
-        rows.append({**trained, **found, "train s": taken, "in all s": taken + found["score s"]})
+        trained = {"model": name, "parameters": model.n_parameters(), "steps": learned.steps}
+        in_all = learned.taken + found["score s"]
+        rows.append({**trained, **found, "train s": learned.taken, "in all s": in_all})
     return rows
 
 
@@ -282,23 +307,26 @@ def main() -> None:
         seed=0,
     )
     torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
     texts = Texts.load(arguments.valid_tokens)
-    rows: list[dict[str, Any]] = []
-    for name in arguments.models.split(","):
-        rows += contend(name, texts, arguments)
-        print_table(
-            f"validation loss, nats a character; {arguments.seconds:g} s to learn and to score as "
-            f"trained, on {arguments.threads} threads",
-            rows,
-        )
-        payload = {
-            "settings": {k: v for k, v in vars(arguments).items() if k != "output"},
-            "block": BLOCK,
-            "batch": BATCH,
-            "rows": rows,
-        }
-        found = claims(rows, arguments.think_steps)
-        write_result("char_lm", payload, claims=found, output=arguments.output)
+    learners = {name: learner(name, texts, arguments) for name in arguments.models.split(",")}
+    while waiting := [each for each in learners.values() if each.goes_on]:
+        for each in waiting:
+            each.learn(TURN_SECONDS)
+    rows = [row for name, each in learners.items() for row in scores(name, each, texts)]
+    print_table(
+        f"validation loss, nats a character; {arguments.seconds:g} s to learn and to score as "
+        f"trained, on {arguments.threads} threads",
+        rows,
+    )
+    payload = {
+        "settings": {k: v for k, v in vars(arguments).items() if k != "output"},
+        "block": BLOCK,
+        "batch": BATCH,
+        "rows": rows,
+    }
+    found = claims(rows, arguments.think_steps)
+    write_result("char_lm", payload, claims=found, output=arguments.output)
 
 
 if __name__ == "__main__":
