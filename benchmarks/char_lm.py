@@ -22,7 +22,7 @@ together, and what families share in the product's trainer (checkpoints, evaluat
 Each is then scored with no, one and three times as many steps too, and with either step size.
 Losses are nats a character over consecutive blocks of 64 at the beginning of the validation text
 (the last tenth), without anything before a block, as nanoGPT scores; --valid-tokens 0 scores all of
-it.
+it. The result file is written after each model is scored.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ UNITS = 256
 WARMUP_STEPS, LAST_RATE = 100, 0.02
 REFERENCE = 1.88
 TURN_SECONDS = 5.0
+MOST_NATS = 700.0
+"""Where the perplexity of a model that thinks itself into nonsense has no float any more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +237,7 @@ def score(model: LanguageModel, texts: Texts, way: Way) -> dict[str, Any]:
         "think steps": "" if way[0] is None else way[0],
         "step size": way[1] or "",
         "nats": nats,
-        "perplexity": math.exp(nats),
+        "perplexity": math.exp(nats) if nats < MOST_NATS else math.inf,
         "score s": time.perf_counter() - begin,
     }
 
@@ -313,20 +315,22 @@ def main() -> None:
     while waiting := [each for each in learners.values() if each.goes_on]:
         for each in waiting:
             each.learn(TURN_SECONDS)
-    rows = [row for name, each in learners.items() for row in scores(name, each, texts)]
+    rows: list[dict[str, Any]] = []
+    for name, each in learners.items():
+        rows += scores(name, each, texts)
+        payload = {
+            "settings": {k: v for k, v in vars(arguments).items() if k != "output"},
+            "block": BLOCK,
+            "batch": BATCH,
+            "rows": rows,
+        }
+        found = claims(rows, arguments.think_steps)
+        write_result("char_lm", payload, claims=found, output=arguments.output)
     print_table(
         f"validation loss, nats a character; {arguments.seconds:g} s to learn and to score as "
         f"trained, on {arguments.threads} threads",
         rows,
     )
-    payload = {
-        "settings": {k: v for k, v in vars(arguments).items() if k != "output"},
-        "block": BLOCK,
-        "batch": BATCH,
-        "rows": rows,
-    }
-    found = claims(rows, arguments.think_steps)
-    write_result("char_lm", payload, claims=found, output=arguments.output)
 
 
 if __name__ == "__main__":
