@@ -20,6 +20,8 @@ from typing import Any
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from ebm_wgpu.files import finite_numbers
+
 RESULTS = Path(__file__).parent / "results"
 SMALL_SETTING = (
     "small: a software adapter ran this on the processor; the figures show that all of it works, "
@@ -223,6 +225,8 @@ def write_result(
 ) -> Path:
     """Write results/<name>.json: the payload, the claims and the environment. Prints the claims.
 
+    Numbers that JSON does not have, NaN and the infinities, become null.
+
     Args:
         name: of the benchmark.
         payload: figures, with the shapes and settings they belong to; anything JSON takes.
@@ -238,7 +242,8 @@ def write_result(
         "environment": environment(*devices),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(finite_numbers(record), indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
     for claim in claims:
         relation = "at most" if claim.at_most else "at least"
         print(
