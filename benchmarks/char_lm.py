@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from _common import Claim, parse_arguments, print_table, write_result
 
+from ebm_wgpu.evaluation.perplexity import perplexity_of
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.causal_transformer import CausalTransformer
 from ebm_wgpu.models.energy_transformer import EnergyTransformer
@@ -56,8 +57,7 @@ UNITS = 256
 WARMUP_STEPS, LAST_RATE = 100, 0.02
 REFERENCE = 1.88
 TURN_SECONDS = 5.0
-MOST_NATS = 700.0
-"""Where the perplexity of a model that thinks itself into nonsense has no float any more."""
+"""What a model learns for before it is another's turn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Learner:
     ) -> None:
         """Nothing is learned yet; `lr` is the peak rate, `seconds` what all turns last."""
         self.model, self.steps, self.taken = model, 0, 0.0
-        self._seconds, self._lr, self._seed = seconds, lr, seed
+        self._seconds, self._lr = seconds, lr
         matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
         groups: list[dict[str, Any]] = [
@@ -237,7 +237,7 @@ def score(model: LanguageModel, texts: Texts, way: Way) -> dict[str, Any]:
         "think steps": "" if way[0] is None else way[0],
         "step size": way[1] or "",
         "nats": nats,
-        "perplexity": math.exp(nats) if nats < MOST_NATS else math.inf,
+        "perplexity": perplexity_of(nats),
         "score s": time.perf_counter() - begin,
     }
 

@@ -13,7 +13,6 @@ train.precision=bfloat16 where it has products of that type.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -31,7 +30,7 @@ from _common import (
 from _training import EBM_TRAIN, train_in_turns, trained_seconds
 
 from ebm_wgpu.config import apply_overrides
-from ebm_wgpu.evaluation.perplexity import evaluate_perplexity
+from ebm_wgpu.evaluation.perplexity import evaluate_perplexity, perplexity_of
 from ebm_wgpu.kernels import KernelDevice, open_device
 from ebm_wgpu.training.loading import LoadedRun, load_run
 from ebm_wgpu.training.run_data import RunData
@@ -90,7 +89,7 @@ def score(preset: str, run: LoadedRun, seconds: float, n_tokens: int) -> list[di
                 "train s": seconds,
                 "loss, blocks": blocks,
                 "loss, half a block before": overlapping,
-                "perplexity": math.exp(blocks),
+                "perplexity": perplexity_of(blocks),
                 "characters": count,
                 "score s": time.perf_counter() - begin,
             }

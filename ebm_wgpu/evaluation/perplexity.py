@@ -61,19 +61,19 @@ class PerplexityReport:
     @property
     def token_perplexity(self) -> float:
         """exp(nll_sum / n_tokens)."""
-        return _exp(self.nll_per_token)
+        return perplexity_of(self.nll_per_token)
 
     @property
     def extrapolated_perplexity(self) -> float | None:
         """exp((nll_sum - nll_bias) / n_tokens), what `token_perplexity` goes to as draws grow."""
         if self.nll_bias is None:
             return None
-        return _exp((self.nll_sum - self.nll_bias) / self.n_tokens)
+        return perplexity_of((self.nll_sum - self.nll_bias) / self.n_tokens)
 
     @property
     def word_perplexity(self) -> float:
         """exp(nll_sum / n_words), comparable across tokenizers."""
-        return _exp(self.nll_sum / self.n_words)
+        return perplexity_of(self.nll_sum / self.n_words)
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -171,7 +171,9 @@ def evaluate_perplexity(
         stride,
         latent,
         draws,
-        standard_error=_exp(nll / scored) * math.sqrt(variance) / scored if known else None,
+        standard_error=perplexity_of(nll / scored) * math.sqrt(variance) / scored
+        if known
+        else None,
         nll_bias=bias if known else None,
     )
 
@@ -191,6 +193,6 @@ def _draw_seed(seed: int, index: int, draw: int) -> int:
     return int(np.random.SeedSequence([seed, index, draw]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _exp(nll: float) -> float:
-    """exp, infinity where it overflows: a model can be that wrong."""
+def perplexity_of(nll: float) -> float:
+    """exp(nll) of nats a token, infinity where that overflows: a model can be that wrong."""
     return math.exp(nll) if nll < math.log(np.finfo(np.float64).max) else math.inf

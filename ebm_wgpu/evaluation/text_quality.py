@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 
 from ebm_wgpu.errors import ConfigError, DataError
 from ebm_wgpu.evaluation.latents import spread_windows
+from ebm_wgpu.evaluation.perplexity import perplexity_of
 from ebm_wgpu.generation.sampling import SamplingSettings
 from ebm_wgpu.generation.writer import TokenWriter
 from ebm_wgpu.models.base import LanguageModel
@@ -192,4 +192,4 @@ def _perplexity(
         for number, row in enumerate(tokens.split(1))
     ]
     nll = -float(torch.cat(log_probs).double().mean())
-    return math.exp(nll) if nll < math.log(np.finfo(np.float64).max) else math.inf
+    return perplexity_of(nll)
