@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from _common import RESULTS, environment, print_table, usable_cores
 
-from ebm_wgpu.gpu.adapters import list_adapters
+from ebm_wgpu.gpu.adapters import select_adapter
 
 HERE = Path(__file__).parent
 
@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--no-long", action="store_true", help="leave out long trainings")
     parser.add_argument("--software", action="store_true", help="go on without a hardware GPU")
     arguments = parser.parse_args()
-    adapter = list_adapters()[0]
+    adapter, _ = select_adapter()
     if adapter.is_software and not arguments.software:
         print(f"no hardware GPU: the best adapter is {adapter.summary}; --software goes on")
         return 1

@@ -15,6 +15,10 @@ from ebm_wgpu.errors import DeviceError
 
 _TYPE_RANK = {"DiscreteGPU": 0, "IntegratedGPU": 1, "VirtualGPU": 2, "Unknown": 3, "CPU": 4}
 _BACKEND_RANK = {"Vulkan": 0, "Metal": 1, "D3D12": 2, "OpenGL": 3}
+_BINDINGS_LIMIT = "max-storage-buffers-per-shader-stage"
+
+MOST_BINDINGS = 17
+"""Most arrays that a kernel of this package binds. Mesa's OpenGL has 16, all else more."""
 
 INSTALL_HINT = (
     "install a Vulkan driver for the GPU, or Mesa's software adapter "
@@ -48,6 +52,15 @@ class AdapterInfo:
         return self.kind == "CPU"
 
     @property
+    def lacks(self) -> str:
+        """What kernels need and the adapter has not, in words; empty if it can run them."""
+        if "immediates" not in self.features:
+            return "immediates"
+        if self.limits[_BINDINGS_LIMIT] < MOST_BINDINGS:
+            return f"{MOST_BINDINGS} arrays a kernel, only {self.limits[_BINDINGS_LIMIT]}"
+        return ""
+
+    @property
     def summary(self) -> str:
         """One line naming device, driver and backend."""
         return f"{self.name} ({self.driver}; {self.backend}, {self.kind})"
@@ -65,7 +78,7 @@ def _describe(adapter: Any) -> AdapterInfo:
     )
 
 
-def _usable_adapters(backend: str | None) -> list[tuple[AdapterInfo, Any]]:
+def _adapters(backend: str | None) -> list[tuple[AdapterInfo, Any]]:
     # Mesa complains on stderr when this is unset, as it is in containers.
     os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp")
     try:
@@ -94,24 +107,22 @@ def list_adapters(backend: str | None = None) -> list[AdapterInfo]:
     Raises:
         DeviceError: the wgpu library itself cannot start.
     """
-    return [info for info, _ in _usable_adapters(backend)]
+    return [info for info, _ in _adapters(backend)]
 
 
 def select_adapter(
     backend: str | None = None, allow_software: bool = True
 ) -> tuple[AdapterInfo, Any]:
-    """The best adapter with compute support, as (description, wgpu adapter).
+    """The best adapter that can run the kernels, as (description, wgpu adapter).
 
     Raises:
-        DeviceError: there is none; the message names what to install.
+        DeviceError: there is none; the message names what those found lack, and what to install.
     """
-    candidates = [
-        pair
-        for pair in _usable_adapters(backend)
-        if "immediates" in pair[0].features and (allow_software or not pair[0].is_software)
-    ]
-    if not candidates:
-        wanted = "" if backend is None else f"{backend} "
-        kind = "" if allow_software else "hardware "
-        raise DeviceError(f"no {kind}{wanted}GPU adapter was found; {INSTALL_HINT}")
-    return candidates[0]
+    found = [pair for pair in _adapters(backend) if allow_software or not pair[0].is_software]
+    for info, adapter in found:
+        if not info.lacks:
+            return info, adapter
+    wanted = "" if backend is None else f"{backend} "
+    kind = "" if allow_software else "hardware "
+    lacking = "".join(f"; {info.summary} has not {info.lacks}" for info, _ in found)
+    raise DeviceError(f"no {kind}{wanted}GPU adapter was found{lacking}; {INSTALL_HINT}")
