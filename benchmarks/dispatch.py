@@ -1,5 +1,6 @@
 """Microseconds of host time to record one dispatch on wgpu, with and without what is cached.
 
+- replayed: launches that were noted down before (`GpuRuntime.replay`)
 - prepared launch: arguments checked and bound once, then launched again and again
 - run by name: arguments checked and bound at each call, bind group cached
 - torch, in place: x.add_(y) on torch.device("wgpu")
@@ -28,18 +29,28 @@ STEM = "sphere_normalize"
 DISPATCHES = SUBMIT_MOST - 1
 
 
-def microseconds(device: WgpuDevice, record: Callable[[], object]) -> float:
-    """Time of one `record` among `DISPATCHES`, which a device that has work takes together."""
+def microseconds(
+    device: WgpuDevice, launch: Callable[[], object], batch: Callable[[], object]
+) -> float:
+    """Time of a dispatch of `batch`, which records `DISPATCHES` of them.
+
+    `launch` gives the device work beforehand, so that it takes them together.
+    """
+    device.synchronize()
+    # The short submissions after a wait.
+    for _ in range(SUBMIT_MOST - SUBMIT_FIRST):
+        launch()
+    return 1e6 * seconds(batch) / DISPATCHES
+
+
+def repeated(record: Callable[[], object]) -> Callable[[], None]:
+    """`DISPATCHES` times `record`."""
 
     def batch() -> None:
         for _ in range(DISPATCHES):
             record()
 
-    device.synchronize()
-    # The short submissions after a wait.
-    for _ in range(SUBMIT_MOST - SUBMIT_FIRST):
-        record()
-    return 1e6 * seconds(batch) / DISPATCHES
+    return batch
 
 
 def main() -> None:
@@ -62,21 +73,26 @@ def main() -> None:
         with_new_bind_group()
         device.runtime.flush()
 
+    with device.runtime.trace() as trace:
+        repeated(launch)()
+    replay = device.runtime.keep(trace)
+    assert replay is not None
     ways: dict[str, Callable[[], object]] = {
-        "prepared launch": launch,
-        "run by name": by_name,
-        "torch, in place": lambda: target.add_(tensor),
-        "torch": lambda: tensor + tensor,
-        "new bind group": with_new_bind_group,
-        "submitted alone": submitted_alone,
-        "torch on the processor": lambda: host + host,
+        "replayed": lambda: device.runtime.replay(replay),
+        "prepared launch": repeated(launch),
+        "run by name": repeated(by_name),
+        "torch, in place": repeated(lambda: target.add_(tensor)),
+        "torch": repeated(lambda: tensor + tensor),
+        "new bind group": repeated(with_new_bind_group),
+        "submitted alone": repeated(submitted_alone),
+        "torch on the processor": repeated(lambda: host + host),
     }
-    for record in ways.values():
-        record()
+    for batch in ways.values():
+        batch()
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(arguments.repeats):
-        for way, record in ways.items():
-            times[way].append(microseconds(device, record))
+        for way, batch in ways.items():
+            times[way].append(microseconds(device, launch, batch))
     device.synchronize()
     rows = [
         {"way": way, "median us": median(values), "least us": min(values)}
@@ -85,7 +101,7 @@ def main() -> None:
     print_table(f"Recording one dispatch, {device.description}", rows)
     claims = [
         Claim(f"to record, {way}", median(times[way]), 20.0, "us", at_most=True)
-        for way in ("prepared launch", "run by name")
+        for way in ("replayed", "prepared launch", "run by name")
     ]
     payload = {"kernel": STEM, "dispatches": DISPATCHES, "repeats": arguments.repeats, "rows": rows}
     write_result("dispatch", payload, device, claims=claims, output=arguments.output)

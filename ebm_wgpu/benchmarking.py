@@ -23,10 +23,9 @@ from ebm_wgpu.kernels import KernelDevice
 from ebm_wgpu.kernels.device import WgpuDevice
 from ebm_wgpu.models.base import LanguageModel
 from ebm_wgpu.models.registry import build_model
-from ebm_wgpu.training.objectives import Objective
+from ebm_wgpu.training.gradients import Gradients
 from ebm_wgpu.training.optimizers import Optimizers
 from ebm_wgpu.training.placement import place_model, torch_device_of
-from ebm_wgpu.training.precision import autocast
 
 CHARACTERS = 66
 """Tokens of a vocabulary whose size the text decides: that of Tiny Shakespeare, and one more."""
@@ -96,21 +95,17 @@ class RandomStep:
         self.model: LanguageModel = build_model(config, vocabulary, device)
         self.tokens = windows * config.data.block_size
         self._train = config.train
-        self._place = torch_device_of(device) if place is None else place
         self._optimizers = Optimizers(self.model, config.train, device)
-        self.model.to(self._place).train()
-        self._objective = Objective(config.train)
+        self._gradients = Gradients(self.model, self._optimizers, config.train)
+        self.model.to(torch_device_of(device) if place is None else place).train()
         self._rng = np.random.default_rng(0)
         self._shape = (windows, config.data.block_size + 1)
 
     def __call__(self) -> None:
         """Take a step."""
         drawn = self._rng.integers(0, self.model.vocab_size, self._shape)
-        tokens = torch.from_numpy(drawn).long().to(self._place)
-        with autocast(self._train.precision, self.model):
-            loss, _ = self._objective(self.model, tokens, 0)
-        loss.backward()
-        self._optimizers.clip(self._optimizers.gradient_norm().item(), self._train.grad_clip)
+        measured = self._gradients([torch.from_numpy(drawn)], [0])
+        self._optimizers.clip(measured.norm, self._train.grad_clip)
         self._optimizers.step(1.0)
         self._optimizers.zero_grad()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -73,9 +73,9 @@ class Block:
         self.recorded_in = -1
 
     @property
-    def shared(self) -> bool:
-        """Whether other blocks lie in the same buffer."""
-        return self.raw.blocks > 1
+    def size(self) -> tuple[int, bool]:
+        """Bytes, and whether other blocks lie in the same buffer: what it can be reused for."""
+        return self.capacity, self.raw.blocks > 1
 
 
 class Buffer:
@@ -86,11 +86,14 @@ class Buffer:
         nbytes: bytes asked for.
         start: first byte of this handle within the block.
         key: unique number of block and start, fit to key caches.
+        number: of this lease, above those of all earlier ones of the pool.
     """
 
-    __slots__ = ("__weakref__", "_pool", "block", "key", "nbytes", "start")
+    __slots__ = ("__weakref__", "_pool", "block", "key", "nbytes", "number", "start")
 
     def __init__(self, pool: BufferPool, block: Block, nbytes: int) -> None:
+        pool.leases += 1
+        self.number = pool.leases
         self._pool = pool
         self.block = block
         self.nbytes = nbytes
@@ -133,6 +136,7 @@ class BufferPool:
         pooled_bytes: bytes waiting for reuse.
         peak_bytes: most bytes leased out at once since `reset_peak`.
         allocated_bytes: bytes of all wgpu buffers.
+        leases: how many were made.
     """
 
     def __init__(self, create: Callable[[int], Any]) -> None:
@@ -146,6 +150,7 @@ class BufferPool:
         self.pooled_bytes = 0
         self.peak_bytes = 0
         self.allocated_bytes = 0
+        self.leases = 0
 
     def lease(self, nbytes: int, shared: bool = False) -> Buffer:
         """Memory of at least `nbytes` bytes, contents undefined.
@@ -169,12 +174,15 @@ class BufferPool:
             if not waiting:
                 return None
             block = heappop(waiting)[1]
-            block.raw.waiting -= 1
-            self.pooled_bytes -= block.capacity
-            self.live_bytes += block.capacity
-            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-            self._leased[block.serial] = block
+            self._mark_leased(block)
             return block
+
+    def _mark_leased(self, block: Block) -> None:
+        block.raw.waiting -= 1
+        self.pooled_bytes -= block.capacity
+        self.live_bytes += block.capacity
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        self._leased[block.serial] = block
 
     def _grow(self, key: tuple[int, bool]) -> None:
         capacity, shared = key
@@ -188,7 +196,7 @@ class BufferPool:
         for block in blocks:
             self.pooled_bytes += block.capacity
             block.raw.waiting += 1
-            waiting = self._free.setdefault((block.capacity, block.shared), [])
+            waiting = self._free.setdefault(block.size, [])
             heappush(waiting, (block.serial, block))
 
     def release(self, block: Block) -> None:
@@ -197,6 +205,19 @@ class BufferPool:
             del self._leased[block.serial]
             self.live_bytes -= block.capacity
             self._put((block,))
+
+    def reserve(self, blocks: Sequence[Block]) -> list[Buffer] | None:
+        """Leases on given blocks, none if one of them does not wait for reuse."""
+        with self._lock:
+            waiting = {serial for members in self._free.values() for serial, _ in members}
+            if not waiting.issuperset(block.serial for block in blocks):
+                return None
+            for block in blocks:
+                self._free[block.size].remove((block.serial, block))
+                self._mark_leased(block)
+            for size in {block.size for block in blocks}:
+                heapify(self._free[size])
+        return [Buffer(self, block, block.capacity) for block in blocks]
 
     def reset_peak(self) -> None:
         """Begin a new measurement of `peak_bytes`."""

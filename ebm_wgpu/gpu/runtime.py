@@ -9,11 +9,13 @@ in the end. Recording then goes on while the device works.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from ebm_wgpu.gpu.adapters import AdapterInfo, select_adapter
 from ebm_wgpu.gpu.buffers import Buffer, BufferPool
 from ebm_wgpu.gpu.pipelines import Pipeline, PipelineCache, Storage
 from ebm_wgpu.gpu.recording import Recording
+from ebm_wgpu.gpu.replay import Field, Launch, Replay, Trace
 from ebm_wgpu.gpu.timing import PassTimer
 
 SUBMIT_FIRST = 8
@@ -105,6 +108,8 @@ class GpuRuntime:
         self._serial = 0
         self._timer: PassTimer | None = None
         self._submit_at = SUBMIT_FIRST
+        self._trace: Trace | None = None
+        self._replays: weakref.WeakSet[Replay] = weakref.WeakSet()
         self.dispatches = 0
         self.submits = 0
 
@@ -124,6 +129,8 @@ class GpuRuntime:
             )
         handle = self._try_create(capacity)
         if handle is None:
+            for replay in self._replays:
+                replay.release()
             gc.collect()
             self.trim()
             # What the device still works on is given back only once it has done so.
@@ -171,6 +178,8 @@ class GpuRuntime:
             data = np.concatenate([data, np.zeros(-data.nbytes % 4, np.uint8)])
         block = buffer.block
         with self._lock:
+            if self._trace is not None:
+                self._trace.obstacles.append("values were copied to the device")
             # Queue writes overtake commands that are recorded but not yet submitted.
             if block.recorded_in == self._serial:
                 self.flush()
@@ -192,6 +201,8 @@ class GpuRuntime:
         ahead = first % 4
         nbytes = (ahead + count * dtype.itemsize + 3) // 4 * 4
         with self._lock:
+            if self._trace is not None:
+                self._trace.obstacles.append("values were read back")
             self.flush()
             data = self._queue.read_buffer(block.raw.handle, first - ahead, nbytes)
             self._submit_at = SUBMIT_FIRST
@@ -222,6 +233,7 @@ class GpuRuntime:
         buffers: Sequence[Storage],
         immediates: bytes,
         groups: int | tuple[int, int, int],
+        drawn: tuple[Field, ...] = (),
     ) -> None:
         """Record one dispatch.
 
@@ -231,6 +243,7 @@ class GpuRuntime:
             immediates: the parameter block.
             groups: workgroups; a plain count is folded over x and y, to be unfolded in WGSL by
                 `group_index`.
+            drawn: what of the parameter block counts random draws.
 
         Raises:
             DeviceError: more workgroups than a dispatch can have.
@@ -252,17 +265,72 @@ class GpuRuntime:
             bound = pipeline.bind_groups.get(key)
             if bound is None:
                 bound = self._pipelines.bind(pipeline, buffers, key)
-            recording = self._recording
-            if recording is None:
-                recording = self._begin()
-            recording.dispatch(*bound, immediates, x, y, z)
-            serial = recording.serial
+            serial = self._record(*bound, immediates, x, y, z)
             for buffer in buffers:
                 buffer.block.recorded_in = serial
-            self.dispatches += 1
-            if recording.dispatches >= self._submit_at:
-                self._submit_at = min(2 * self._submit_at, SUBMIT_MOST)
-                self.flush()
+            if self._trace is not None:
+                self._trace.add(Launch(*bound, immediates, (x, y, z), drawn), buffers)
+
+    def _record(self, pipeline: Any, group: Any, immediates: bytes, x: int, y: int, z: int) -> int:
+        """Add a dispatch to the open recording and submit that if it is due; its serial number."""
+        recording = self._recording
+        if recording is None:
+            recording = self._begin()
+        recording.dispatch(pipeline, group, immediates, x, y, z)
+        self.dispatches += 1
+        if recording.dispatches >= self._submit_at:
+            self._submit_at = min(2 * self._submit_at, SUBMIT_MOST)
+            self.flush()
+        return recording.serial
+
+    @property
+    def tracing(self) -> bool:
+        """Whether dispatches are being noted down."""
+        return self._trace is not None
+
+    @contextlib.contextmanager
+    def trace(self) -> Iterator[Trace]:
+        """Note down what is asked of the device within the block, by any thread.
+
+        Raises:
+            DeviceError: it is being noted down already.
+        """
+        with self._lock:
+            if self._trace is not None:
+                raise DeviceError("what the device is asked is being noted down already")
+            trace = self._trace = Trace(self.pool.leases)
+        try:
+            yield trace
+        finally:
+            self._trace = None
+
+    def keep(self, trace: Trace) -> Replay | None:
+        """What a trace that has just ended notes, to be submitted again.
+
+        Its memory is held from now on, so that nothing else comes to lie there, until the replay is
+        dropped or the device runs out of memory.
+
+        Returns:
+            Nothing where values were copied in or out, or memory has gone to others meanwhile.
+        """
+        with self._lock:
+            alive, ended = trace.memory()
+            reserved = None if trace.obstacles else self.pool.reserve(ended)
+            if reserved is None:
+                return None
+            replay = Replay(trace.launches, [*alive, *reserved])
+            self._replays.add(replay)
+            return replay
+
+    def replay(self, replay: Replay, draws: int = 0) -> None:
+        """Record the dispatches of a replay once more, `draws` random draws later than traced."""
+        with self._lock:
+            serial = self._serial
+            for launch in replay.launches:
+                serial = self._record(
+                    launch.pipeline, launch.group, launch.after(draws), *launch.groups
+                )
+            replay.mark(serial)
 
     def _begin(self) -> Recording:
         timestamps = None if self._timer is None else self._timer.next_pass()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ebm_wgpu.errors import DeviceError, KernelError
+from ebm_wgpu.gpu.replay import Drawn, Field
 from ebm_wgpu.kernels._kernel_device import DeviceArray, KernelDevice
 from ebm_wgpu.kernels._rounds import LLVMPIPE_ROUNDS
 from ebm_wgpu.kernels.registry import get_kernel
@@ -57,6 +58,19 @@ def _kernel_and_varying(stem: str) -> tuple[Kernel, tuple[str, ...]]:
     if kernel.derive is None:
         return kernel, kernel.dims
     return kernel, (*kernel.dims, *(p.name for p in kernel.params if p.dtype in ("i32", "u32")))
+
+
+def _drawn(dispatch: _Dispatch, params: Mapping[str, Scalar]) -> tuple[Field, ...]:
+    """Where in the parameter block of a launch there are numbers that count random draws."""
+    fields = []
+    offset = 4 * len(dispatch.kernel.dims)
+    for param in dispatch.kernel.params:
+        size = struct.calcsize("<" + _PACK[param.dtype])
+        value = params[param.name]
+        if isinstance(value, Drawn):
+            fields.append(Field(offset, size, value.per_draw))
+        offset += size
+    return tuple(fields)
 
 
 class WgpuDevice(KernelDevice):
@@ -195,7 +209,8 @@ class WgpuDevice(KernelDevice):
             groups = dispatch.kernel.workgroups(dispatch.dims, params)
         if block is None:
             block = dispatch.pack(*[params[name] for name in dispatch.params])
-        self.runtime.dispatch(dispatch.pipeline, storages, block, groups)
+        drawn = _drawn(dispatch, params) if self.runtime.tracing else ()
+        self.runtime.dispatch(dispatch.pipeline, storages, block, groups, drawn)
 
     def plan(self, stem: str, dtypes: tuple[str, ...]) -> tuple[Any, struct.Struct]:
         """The compiled kernel for arrays stored as `dtypes`, and the packer of its parameter block.

@@ -70,6 +70,28 @@ class LanguageModel(nn.Module, ABC):
             seed: of everything random.
         """
 
+    def prepare(self, batches: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """What `losses` would read back of each batch (B, T+1), found while it is in main memory.
+
+        Nothing for most. Shapes agree between the batches of a step, and seldom change from step to
+        step: `torch_device.replay` keeps launches by them.
+        """
+        return [() for _ in batches]
+
+    def prepared_losses(
+        self, tokens: Tensor, prepared: Sequence[Tensor], latent: Latent, seed: int
+    ) -> dict[str, Tensor]:
+        """`losses`, given what `prepare` found of the tokens, all of it where the model is."""
+        return self.losses(tokens, latent=latent, seed=seed)
+
+    @property
+    def repeats_launches(self) -> bool:
+        """Whether `prepared_losses` with latent="mean" launches the same kernels for every batch.
+
+        Of one shape, and whatever the seed: what `torch_device.replay` wants of a function.
+        """
+        return False
+
     @abstractmethod
     def token_log_probs(
         self, tokens: Tensor, targets: Tensor, latent: Latent = "mean", seed: int = 0

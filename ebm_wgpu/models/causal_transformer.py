@@ -40,6 +40,11 @@ class CausalTransformer(TransformerLM):
         """The cross-entropy alone."""
         return _WEIGHTS
 
+    @property
+    def repeats_launches(self) -> bool:
+        """Unless classes of tokens are scored apart, as many targets as they have."""
+        return self.classes is None
+
     def losses(self, tokens: Tensor, latent: str = "mean", seed: int = 0) -> dict[str, Tensor]:
         """{"token": mean cross-entropy of tokens[:, 1:] given those before}, nats.
 

@@ -78,6 +78,16 @@ class _Distinct(NamedTuple):
         distinct, which = torch.unique(tokens.cpu(), return_inverse=True)
         return cls(distinct.to(tokens.device), which.to(tokens.device))
 
+    def padded(self, room: int) -> _Distinct:
+        """With token 0 again until there are `room`: nothing points at what is added."""
+        return _Distinct(F.pad(self.tokens, (0, room - len(self.tokens))), self.which)
+
+
+def _room(count: int) -> int:
+    """The next number from `count` on that is a power of two, or halfway between two of them."""
+    power = 1 << (count - 1).bit_length()
+    return 3 * power // 4 if count <= 3 * power // 4 else power
+
 
 class SplatLM(SplatMixture, SplatModel):
     """Language model of splats, context, gate and decoder.
@@ -248,9 +258,34 @@ class SplatLM(SplatMixture, SplatModel):
                 flows through draws.
             seed: of draws.
         """
+        return self._losses(tokens, _Distinct.of(tokens[:, 1:].reshape(-1)), latent, seed)
+
+    def prepare(self, batches: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """The distinct targets of each batch, and which of them each target is.
+
+        For a device, numbers of distinct targets are rounded up (`_room`).
+        """
+        distinct = [_Distinct.of(tokens[:, 1:].reshape(-1)) for tokens in batches]
+        if self.mu.device.type == "cpu":
+            return list(distinct)
+        room = _room(max(len(each.tokens) for each in distinct))
+        return [each.padded(room) for each in distinct]
+
+    def prepared_losses(
+        self, tokens: Tensor, prepared: Sequence[Tensor], latent: Latent, seed: int
+    ) -> dict[str, Tensor]:
+        """See `LanguageModel.prepared_losses`."""
+        return self._losses(tokens, _Distinct(*prepared), latent, seed)
+
+    @property
+    def repeats_launches(self) -> bool:
+        """See `LanguageModel.repeats_launches`."""
+        return True
+
+    def _losses(
+        self, tokens: Tensor, distinct: _Distinct, latent: Latent, seed: int
+    ) -> dict[str, Tensor]:
         inputs, targets = tokens[:, :-1], tokens[:, 1:].reshape(-1)
-        # Reads the targets back: before there is work that a device would have to finish first.
-        distinct = _Distinct.of(targets)
         table = self.directions()
         share = self._config.dropout if self.training else 0.0
         splats = self.splats()

@@ -147,6 +147,11 @@ class SplatTransformer(UnigramStart, LanguageModel):
             self._sids = torch.from_numpy(store.sid)
             self._log_alpha = torch.from_numpy(np.log(store.alpha))
 
+    @property
+    def repeats_launches(self) -> bool:
+        """Unless classes of tokens are scored apart, as many targets as they have."""
+        return not self.classes.bounds
+
     def losses(self, tokens: Tensor, latent: Latent = "mean", seed: int = 0) -> dict[str, Tensor]:
         """token: -log p(w|c) without stored splats, nats; decoder: of the decoder alone; gate: g1.
 

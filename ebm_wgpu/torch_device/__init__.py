@@ -48,6 +48,7 @@ from ebm_wgpu.torch_device.registration import (  # noqa: E402
     implements,
     registered,
 )
+from ebm_wgpu.torch_device.replay import Replayed  # noqa: E402
 from ebm_wgpu.torch_device.state import device, open_device, synchronize  # noqa: E402
 
 autocast.install()
@@ -58,6 +59,7 @@ backward_threads = guard.start_backward_threads()
 """Whether backward passes may be started from any thread, or only from the importing one."""
 
 __all__ = [
+    "Replayed",
     "UnsupportedOperatorError",
     "allow_fallback",
     "backward_threads",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ebm_wgpu.errors import DeviceError
+from ebm_wgpu.gpu.replay import Drawn
 from ebm_wgpu.kernels._attention import HIDDEN, MAX_HEAD_DIM, attention_params
 from ebm_wgpu.kernels.spec import Scalar
 from ebm_wgpu.torch_device.generator import next_draw
@@ -146,7 +147,7 @@ def _is_fused(
 def _seed() -> int:
     """A seed of its own for each call, from the device's generator."""
     seed, draw = next_draw()
-    return (seed + draw * _GOLDEN) % 2**64
+    return Drawn((seed + draw * _GOLDEN) % 2**64, per_draw=_GOLDEN)
 
 
 @implements_with_gradient("scaled_dot_product_attention")

@@ -13,23 +13,16 @@ import torch
 from ebm_wgpu.kernels._many import TENSORS
 from ebm_wgpu.kernels.device import DeviceArray
 from ebm_wgpu.kernels.square_sums import PARTS
-from ebm_wgpu.torch_device import state
 from ebm_wgpu.torch_device.reductions import reduce
 from ebm_wgpu.torch_device.registration import implements
 from ebm_wgpu.torch_device.statistics import vector_norm
 from ebm_wgpu.torch_device.tensors import (
-    as_array,
     empty,
+    flat_array,
     is_bindable,
     is_device_tensor,
     run_kernel,
 )
-
-
-def _flat(tensor: torch.Tensor) -> DeviceArray:
-    """A tensor as a kernel's array of one dimension."""
-    array = as_array(tensor)
-    return DeviceArray(state.device(), (tensor.numel(),), array.dtype, array.storage)
 
 
 def padded(tensors: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
@@ -44,7 +37,7 @@ def _launches(
     """The arrays x0, x1, ... of each launch, and the number of its first tensor."""
     for first in range(0, len(tensors), TENSORS):
         part = padded(tensors[first : first + TENSORS], TENSORS)
-        yield first, {f"x{t}": _flat(tensor) for t, tensor in enumerate(part)}
+        yield first, {f"x{t}": flat_array(tensor) for t, tensor in enumerate(part)}
 
 
 def _square_norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,6 +13,7 @@ import threading
 import torch
 
 from ebm_wgpu.errors import DeviceError
+from ebm_wgpu.gpu.replay import Drawn
 
 _STATE = struct.Struct("<QQ")
 _WORD = (1 << 64) - 1
@@ -59,8 +60,21 @@ def _current_seed() -> int:
     return _seed
 
 
+def position() -> tuple[int, int]:
+    """The seed, and how many draws were made since it was set."""
+    with _lock:
+        return _current_seed(), _drawn
+
+
+def pass_over(draws: int) -> None:
+    """Go on as if `draws` draws were made."""
+    global _drawn
+    with _lock:
+        _drawn += draws
+
+
 def next_draw(generator: torch.Generator | None = None) -> tuple[int, int]:
-    """Seed and number of the next draw: a Philox stream of its own.
+    """Seed and number (`Drawn`) of the next draw: a Philox stream of its own.
 
     Args:
         generator: a processor's generator that gives the seed instead.
@@ -73,4 +87,4 @@ def next_draw(generator: torch.Generator | None = None) -> tuple[int, int]:
         seed = _current_seed()
         _drawn += 1
         # The kernels' step has 32 bits; what goes beyond them moves the seed.
-        return (seed + (_drawn >> 32)) & _WORD, _drawn & 0xFFFFFFFF
+        return (seed + (_drawn >> 32)) & _WORD, Drawn(_drawn & 0xFFFFFFFF, per_draw=1)

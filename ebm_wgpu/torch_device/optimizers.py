@@ -15,20 +15,19 @@ import torch
 
 from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.kernels.adamw import TENSORS, adamw_params
+from ebm_wgpu.kernels.device import DeviceArray
 from ebm_wgpu.kernels.spec import Scalar
+from ebm_wgpu.torch_device import state
 from ebm_wgpu.torch_device.foreach import padded, values_of
 from ebm_wgpu.torch_device.registration import implements
-from ebm_wgpu.torch_device.tensors import constant, is_bindable, run_kernel
+from ebm_wgpu.torch_device.tensors import as_array, constant, flat_array, is_bindable
 
 
-def _as_parameters(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors flat and as the kernel takes them: themselves, or float32 copies."""
-    return [
-        (t if t.dtype == torch.float32 and is_bindable(t) else t.to(torch.float32).contiguous())
-        .detach()
-        .view(-1)
-        for t in tensors
-    ]
+def _staged(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as the kernel takes it: itself, or a float32 copy."""
+    if tensor.dtype == torch.float32 and is_bindable(tensor):
+        return tensor
+    return tensor.detach().to(torch.float32).contiguous()
 
 
 def _update(
@@ -41,15 +40,17 @@ def _update(
 ) -> None:
     """One step of at most `TENSORS` tensors."""
     originals = {"weight": weights, "grad": grads, "mean": means, "square": squares}
-    staged = {name: _as_parameters(tensors) for name, tensors in originals.items()}
-    arrays: dict[str, torch.Tensor] = {"scale": scale}
-    for name, tensors in staged.items():
-        arrays |= {f"{name}{t}": held for t, held in enumerate(padded(tensors, TENSORS))}
-    run_kernel("adamw", **arrays, **params)
-    for name in ("weight", "mean", "square"):
-        for original, held in zip(originals[name], staged[name], strict=True):
-            if held.untyped_storage()._cdata != original.untyped_storage()._cdata:
-                original.copy_(held.view(original.shape))
+    arrays: dict[str, DeviceArray] = {"scale": as_array(scale)}
+    copied: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for name, tensors in originals.items():
+        for t, tensor in enumerate(padded(tensors, TENSORS)):
+            held = _staged(tensor)
+            arrays[f"{name}{t}"] = flat_array(held)
+            if held is not tensor and name != "grad":
+                copied.append((tensor, held))
+    state.device().run("adamw", **arrays, **params)
+    for original, held in copied:
+        original.copy_(held)
 
 
 def _left_out(found_inf: torch.Tensor | None) -> bool:

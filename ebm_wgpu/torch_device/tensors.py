@@ -146,6 +146,15 @@ def as_array(tensor: torch.Tensor) -> DeviceArray:
 
     An output must be contiguous: what `empty` without strides gives.
     """
+    return _array_of(tensor, tuple(tensor.shape))
+
+
+def flat_array(tensor: torch.Tensor) -> DeviceArray:
+    """A tensor as a kernel's array of one dimension; as `as_array`."""
+    return _array_of(tensor, (tensor.numel(),))
+
+
+def _array_of(tensor: torch.Tensor, shape: tuple[int, ...]) -> DeviceArray:
     if not tensor.is_contiguous():
         tensor = tensor.contiguous()
     storage: Buffer | BufferView = memory(tensor)
@@ -155,7 +164,7 @@ def as_array(tensor: torch.Tensor) -> DeviceArray:
             storage = memory(tensor.clone(memory_format=torch.contiguous_format))
         else:
             storage = storage.view(start)  # type: ignore[union-attr]
-    return DeviceArray(state.device(), tuple(tensor.shape), KINDS[tensor.dtype], storage)
+    return DeviceArray(state.device(), shape, KINDS[tensor.dtype], storage)
 
 
 def from_array(array: DeviceArray) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -47,8 +48,23 @@ class Objective:
 
     train: TrainConfig
 
+    def repeats_launches(self, model: LanguageModel) -> bool:
+        """Whether the loss of every batch of a shape takes the same launches on a device."""
+        train, splats = self.train, model.splat_model
+        if splats is None:
+            return model.repeats_launches
+        drawn = self._matches_terms(splats) or train.dsm_weight or train.token_latent != "mean"
+        return model.repeats_launches and not drawn
+
+    def _matches_terms(self, splats: SplatModel) -> bool:
+        return self.train.terms_weight > 0 and splats.energy_terms is not None
+
     def __call__(
-        self, model: LanguageModel, tokens: Tensor, seed: int
+        self,
+        model: LanguageModel,
+        tokens: Tensor,
+        seed: int,
+        prepared: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, a scalar to differentiate, and its parts.
 
@@ -56,6 +72,8 @@ class Objective:
             model: what to train.
             tokens: (B, T+1) int64; inputs [:, :-1], targets [:, 1:].
             seed: of random latents and of the noise.
+            prepared: what `LanguageModel.prepare` found of the tokens, where they are; the model
+                looks for it itself if it is not given.
 
         Returns:
             The loss in nats, and a dictionary of it ("loss"), its parts, and whatever else the
@@ -63,13 +81,18 @@ class Objective:
             for yet.
         """
         train = self.train
-        measured = dict(model.losses(tokens, latent=train.token_latent, seed=seed))
+        latent = train.token_latent
+        measured = (
+            dict(model.losses(tokens, latent=latent, seed=seed))
+            if prepared is None
+            else dict(model.prepared_losses(tokens, prepared, latent, seed))
+        )
         splats = model.splat_model
         if train.dsm_weight and splats is not None:
             measured["score_matching"] = score_matching_loss(
                 splats, tokens, train.dsm_levels, np.random.default_rng([_STREAM, seed])
             )
-        if train.terms_weight and splats is not None and splats.energy_terms is not None:
+        if splats is not None and self._matches_terms(splats):
             measured["term_matching"] = term_matching_loss(
                 splats, tokens, train.dsm_levels, np.random.default_rng([_STREAM, seed])
             )

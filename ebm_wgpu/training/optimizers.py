@@ -93,6 +93,9 @@ class Optimizers:
     the attribute `splat_rate` (weights and concentrations of splats, and numbers that move as they
     do) get AdamW at that rate; all others AdamW at `train.lr`. Only matrices decay: vectors and
     scalars (biases, gates, scales), and parameters with the attribute `no_decay`, do not.
+
+    Attributes:
+        parameters: all that learn.
     """
 
     def __init__(self, model: nn.Module, train: TrainConfig, device: KernelDevice) -> None:
@@ -110,7 +113,7 @@ class Optimizers:
             rate = train.lr_splats if scalar else train.lr
             decay = 0.0 if plain else train.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
-        self._parameters = [*spherical, *(p for group in groups.values() for p in group)]
+        self.parameters = [*spherical, *(p for group in groups.values() for p in group)]
         self._optimizers: list[torch.optim.Optimizer] = []
         if groups:
             self._optimizers.append(
@@ -136,7 +139,7 @@ class Optimizers:
 
     def gradient_norm(self) -> Tensor:
         """The common norm of all gradients, a scalar where the model is."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         return nn.utils.get_total_norm(gradients)
 
     def clip(self, length: float, norm: float, loss_scale: float = 1.0) -> None:
@@ -152,7 +155,7 @@ class Optimizers:
         """
         factor = min(1.0, norm / (length / loss_scale + _CLIP_SAFETY)) / loss_scale
         if math.isfinite(length) and factor != 1:
-            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], factor)
+            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], factor)
 
     def step(self, factor: float) -> None:
         """Take a step at `factor` times the configured learning rates."""

@@ -21,6 +21,7 @@ from ebm_wgpu.splats.store import SplatStore
 from ebm_wgpu.text.datasets import BlockDataset
 from ebm_wgpu.training.averaging import WeightAverage, learning, load_learning
 from ebm_wgpu.training.checkpoints import Checkpoint, check_tokenizer
+from ebm_wgpu.training.gradients import Gradients
 from ebm_wgpu.training.grown_rows import GrownRows
 from ebm_wgpu.training.model_state import model_weights, restore_model
 from ebm_wgpu.training.optimizers import Optimizers
@@ -88,6 +89,7 @@ class TrainingState:
         config: of the run, in the phase of its curriculum that this state is of.
         model: what learns.
         optimizers: what moves it.
+        gradients: what they follow.
         average: moving average of its weights, or none.
         batches: training batches from here on.
         progress: the rest.
@@ -100,6 +102,7 @@ class TrainingState:
         torch.manual_seed(config.train.seed)
         self.model: LanguageModel = build_model(config, data.tokenizer.vocab_size, device)
         self.optimizers = Optimizers(self.model, config.train, device)
+        self.gradients = Gradients(self.model, self.optimizers, config.train)
         self.batches: BlockDataset = data.batches(config)
         self.average: WeightAverage | None = None
         self.progress = Progress()

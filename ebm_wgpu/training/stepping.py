@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,8 @@ import torch
 
 from ebm_wgpu.config import TrainConfig
 from ebm_wgpu.errors import EbmError
-from ebm_wgpu.training.objectives import Objective
 from ebm_wgpu.training.placement import place_of
-from ebm_wgpu.training.precision import LossScale, autocast, scales_loss
+from ebm_wgpu.training.precision import LossScale, scales_loss
 from ebm_wgpu.training.recovery import DivergedError, check_finite, has_finite_parameters
 from ebm_wgpu.training.state import TrainingState
 
@@ -45,7 +43,6 @@ class Stepper:
 
     def __init__(self, train: TrainConfig) -> None:
         self._train = train
-        self._objective = Objective(train)
 
     def step(self, state: TrainingState, factor: float) -> StepOutcome:
         """Take a step at `factor` times the configured rates; the progress of `state` counts it.
@@ -58,21 +55,20 @@ class Stepper:
                 were consumed.
         """
         begin = time.perf_counter()
-        train, progress, place = self._train, state.progress, place_of(state.model)
+        train, progress = self._train, state.progress
         scaled = scales_loss(train.precision, state.model)
         scale = progress.loss_scale if scaled else LossScale(1.0)
-        measured = []
-        for micro in range(train.accumulation):
-            tokens = torch.from_numpy(state.batches.next_batch()).long().to(place)
-            measured.append(self._backward(state, tokens, micro, scale.factor))
-        # Read together, after the backward is recorded: each wait leaves a device without work.
-        length, *values = _numbers(
-            [state.optimizers.gradient_norm(), *(v for part in measured for v in part.values())]
-        )
+        micros = range(train.accumulation)
+        batches = [torch.from_numpy(state.batches.next_batch()).long() for _ in micros]
+        seeds = [_seed(train.seed, progress.step, micro) for micro in micros]
+        try:
+            measured = state.gradients(batches, seeds, scale.factor if scaled else None)
+        except EbmError as error:
+            if has_finite_parameters(state.model):
+                raise
+            raise DivergedError("loss", math.nan, progress.step + 1) from error
+        length, parts = measured.norm, measured.parts
         norm = length / scale.factor
-        parts: dict[str, float] = {}
-        for name, value in zip((name for part in measured for name in part), values, strict=True):
-            parts[name] = parts.get(name, 0.0) + value / train.accumulation
         if scaled:
             parts["loss_scale"] = scale.factor
         skipped = scale.skips(norm)
@@ -88,41 +84,13 @@ class Stepper:
         progress.step += 1
         splats = state.model.splat_model
         if splats is not None and progress.step % USAGE_EVERY == 0:
-            splats.record_usage(tokens[:1, :-1], USAGE_EVERY)
+            tokens = batches[-1][:1, :-1].to(place_of(state.model))
+            splats.record_usage(tokens, USAGE_EVERY)
             if train.splat_decay:
                 splats.decay_weights(USAGE_EVERY * train.splat_decay)
         return StepOutcome(parts, train.lr * factor, time.perf_counter() - begin)
-
-    def _backward(
-        self, state: TrainingState, tokens: torch.Tensor, micro: int, scale: float
-    ) -> dict[str, torch.Tensor]:
-        train, progress = self._train, state.progress
-        try:
-            with autocast(train.precision, state.model):
-                total, measured = self._objective(
-                    state.model, tokens, _seed(train.seed, progress.step, micro)
-                )
-        except EbmError as error:
-            if has_finite_parameters(state.model):
-                raise
-            raise DivergedError("loss", math.nan, progress.step + 1) from error
-        (scale * total / train.accumulation).backward()
-        return measured
 
 
 def _seed(seed: int, step: int, micro: int) -> int:
     """A seed of its own for each batch, in [0, 2^63)."""
     return int(np.random.SeedSequence([seed, step, micro]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _numbers(scalars: Sequence[torch.Tensor]) -> list[float]:
-    """The values of scalars, of those of one type in one place by one transfer."""
-    alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, scalar in enumerate(scalars):
-        alike.setdefault((scalar.device, scalar.dtype), []).append(index)
-    found = [0.0] * len(scalars)
-    for indices in alike.values():
-        stacked = torch.stack([scalars[index].reshape(()) for index in indices])
-        for index, value in zip(indices, stacked.tolist(), strict=True):
-            found[index] = float(value)
-    return found
