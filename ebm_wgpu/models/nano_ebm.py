@@ -92,6 +92,13 @@ class NanoEBM(TransformerLM):
         if self.contrast is not None:
             self.contrast.reset()
 
+    @property
+    def repeats_launches(self) -> bool:
+        """Unless main memory draws steps, negatives or chains, or steps end when little is left."""
+        nano = self.nano
+        drawn = nano.random_steps or nano.infonce_weight > 0 or self.contrast is not None
+        return not drawn and nano.energy_tolerance == 0
+
     def think(
         self,
         steps: int | None = None,

@@ -21,6 +21,7 @@ KINDS: dict[str, list[str]] = {
     "splat": ["model.family=splat", "model.dropout=0.1"],
     "splat in float16": ["model.family=splat", "train.precision=float16"],
     "splat over a transformer": ["model.family=splat", "model.context=transformer"],
+    "nano": ["model.family=nano", "nano.noise=0.1", "nano.entropy_weight=0.1"],
     "transformer": ["model.family=transformer", "train.label_smoothing=0.1"],
     "transformer in float16": ["model.family=transformer", "train.precision=float16"],
 }
@@ -67,12 +68,22 @@ def test_replayed_steps_learn_the_same_bits(
         assert torch.equal(weights[name], weight), name
 
 
-@pytest.mark.parametrize("override", ["train.dsm_weight=0.1", "train.token_latent=exact"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.family=splat train.dsm_weight=0.1",
+        "model.family=splat train.token_latent=exact",
+        "model.family=nano nano.infonce_weight=0.1",
+        "model.family=nano nano.random_steps=true",
+        "model.family=ebt",
+    ],
+)
 def test_what_is_drawn_in_main_memory_is_drawn_at_each_step(
     tiny: Config, wgpu_device: KernelDevice, override: str
 ) -> None:
-    state = start(tiny, resident_device(wgpu_device), "model.family=splat", override)
-    learn(state)
+    small = [f"ebt.{part}" for part in SMALL if "dropout" not in part]
+    state = start(tiny, resident_device(wgpu_device), *override.split(), *small)
+    Stepper(state.config.train).step(state, 1.0)
     assert state.gradients.replayed is None
 
 
