@@ -31,7 +31,7 @@ from _common import (
     write_result,
 )
 
-from ebm_wgpu.benchmarking import RandomStep, outside_kernels, peak_resident_bytes
+from ebm_wgpu.benchmarking import WARM_UP, RandomStep, outside_kernels, peak_resident_bytes
 from ebm_wgpu.config import Config, apply_overrides
 from ebm_wgpu.errors import DeviceError
 from ebm_wgpu.kernels import open_device
@@ -90,8 +90,8 @@ def measure(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
         step()
         synchronize()
 
-    whole()
-    whole()
+    for _ in range(WARM_UP):
+        whole()
     if where == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif isinstance(device, WgpuDevice):

@@ -29,6 +29,8 @@ from ebm_wgpu.training.placement import place_model, torch_device_of
 
 CHARACTERS = 66
 """Tokens of a vocabulary whose size the text decides: that of Tiny Shakespeare, and one more."""
+WARM_UP = 5
+"""Steps after which everything is compiled, and launches are replayed if they can be."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class RandomStep:
 
 
 def measure_step(step: RandomStep, device: KernelDevice, repeats: int) -> StepCost:
-    """The cost of a step, after two to warm up.
+    """The cost of a step, after `WARM_UP` of them.
 
     Raises:
         ConfigError: fewer repeats than one.
@@ -125,8 +127,8 @@ def measure_step(step: RandomStep, device: KernelDevice, repeats: int) -> StepCo
         if gpu is not None:
             gpu.synchronize()
 
-    whole()
-    whole()
+    for _ in range(WARM_UP):
+        whole()
     if gpu is not None:
         gpu.runtime.pool.reset_peak()
     median = statistics.median(timeit(whole, number=1) for _ in range(repeats))

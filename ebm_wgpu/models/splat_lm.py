@@ -27,6 +27,7 @@ from ebm_wgpu.models import ops
 from ebm_wgpu.models.base import SplatModel
 from ebm_wgpu.models.context import Context, HierarchicalContext
 from ebm_wgpu.models.decoder import Decoded, ExpertDecoder
+from ebm_wgpu.models.distinct import Distinct, room_for
 from ebm_wgpu.models.dropout import dropout
 from ebm_wgpu.models.energy_ops import (
     EnergyTerms,
@@ -64,29 +65,6 @@ class _Scored(NamedTuple):
     readout: Readout
     decoded: Decoded
     gate: Tensor
-
-
-class _Distinct(NamedTuple):
-    """Tokens (P,) as distinct ones (K,) and, for each, which of these it is, (P,)."""
-
-    tokens: Tensor
-    which: Tensor
-
-    @classmethod
-    def of(cls, tokens: Tensor) -> _Distinct:
-        """Of tokens (P,), where these are; they are read back from a device."""
-        distinct, which = torch.unique(tokens.cpu(), return_inverse=True)
-        return cls(distinct.to(tokens.device), which.to(tokens.device))
-
-    def padded(self, room: int) -> _Distinct:
-        """With token 0 again until there are `room`: nothing points at what is added."""
-        return _Distinct(F.pad(self.tokens, (0, room - len(self.tokens))), self.which)
-
-
-def _room(count: int) -> int:
-    """The next number from `count` on that is a power of two, or halfway between two of them."""
-    power = 1 << (count - 1).bit_length()
-    return 3 * power // 4 if count <= 3 * power // 4 else power
 
 
 class SplatLM(SplatMixture, SplatModel):
@@ -258,24 +236,24 @@ class SplatLM(SplatMixture, SplatModel):
                 flows through draws.
             seed: of draws.
         """
-        return self._losses(tokens, _Distinct.of(tokens[:, 1:].reshape(-1)), latent, seed)
+        return self._losses(tokens, Distinct.of(tokens[:, 1:].reshape(-1)), latent, seed)
 
     def prepare(self, batches: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """The distinct targets of each batch, and which of them each target is.
 
-        For a device, numbers of distinct targets are rounded up (`_room`).
+        For a device, numbers of distinct targets are rounded up (`room_for`).
         """
-        distinct = [_Distinct.of(tokens[:, 1:].reshape(-1)) for tokens in batches]
+        distinct = [Distinct.of(tokens[:, 1:].reshape(-1)) for tokens in batches]
         if self.mu.device.type == "cpu":
             return list(distinct)
-        room = _room(max(len(each.tokens) for each in distinct))
+        room = room_for(max(len(each.tokens) for each in distinct))
         return [each.padded(room) for each in distinct]
 
     def prepared_losses(
         self, tokens: Tensor, prepared: Sequence[Tensor], latent: Latent, seed: int
     ) -> dict[str, Tensor]:
         """See `LanguageModel.prepared_losses`."""
-        return self._losses(tokens, _Distinct(*prepared), latent, seed)
+        return self._losses(tokens, Distinct(*prepared), latent, seed)
 
     @property
     def repeats_launches(self) -> bool:
@@ -283,7 +261,7 @@ class SplatLM(SplatMixture, SplatModel):
         return True
 
     def _losses(
-        self, tokens: Tensor, distinct: _Distinct, latent: Latent, seed: int
+        self, tokens: Tensor, distinct: Distinct, latent: Latent, seed: int
     ) -> dict[str, Tensor]:
         inputs, targets = tokens[:, :-1], tokens[:, 1:].reshape(-1)
         table = self.directions()
@@ -342,11 +320,11 @@ class SplatLM(SplatMixture, SplatModel):
         """E(e_w|c) = E_splats(e_w) - h(c).e_w of each target w, nats, (B, T), for (B, T) each."""
         table = self.directions()
         h = self._context(F.embedding(tokens, table)).h.flatten(0, 1)
-        distinct = _Distinct.of(targets.flatten())
+        distinct = Distinct.of(targets.flatten())
         return self._latent_energies(h, distinct, table, self.splats()).view(targets.shape)
 
     def _latent_energies(
-        self, h: Tensor, targets: _Distinct, table: Tensor, splats: Splats
+        self, h: Tensor, targets: Distinct, table: Tensor, splats: Splats
     ) -> Tensor:
         """E(e_w|c), (P,), of P targets after contexts with the tilts h (P, d)."""
         latents = table[targets.tokens]

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from ebm_wgpu.config import EnergyConfig, ModelConfig, SamplerConfig
 from ebm_wgpu.energy import Energy
 from ebm_wgpu.errors import ConfigError, StoreError
 from ebm_wgpu.kernels import KernelDevice
-from ebm_wgpu.models.splat_lm import USAGE_RATE, SplatLM, _Distinct, _room
+from ebm_wgpu.models.distinct import Distinct
+from ebm_wgpu.models.splat_lm import USAGE_RATE, SplatLM
 from ebm_wgpu.splats.store import SplatStore
 
 V, N, D, T = 29, 41, 8, 11
@@ -87,8 +86,7 @@ def test_room_for_more_distinct_targets_changes_nothing(any_device: KernelDevice
     model = build(any_device)
     tokens = batch()
     (prepared,) = model.prepare([tokens])
-    distinct = _Distinct(*prepared)
-    assert torch.equal(distinct.tokens[distinct.which].view(2, -1), tokens[:, 1:])
+    distinct = Distinct(*prepared)
     parameters = [p for p in model.parameters() if p.requires_grad]
     found = []
     for ready in (distinct, distinct.padded(len(distinct.tokens) + 7)):
@@ -96,14 +94,6 @@ def test_room_for_more_distinct_targets_changes_nothing(any_device: KernelDevice
         total = losses["latent"] + losses["token"]
         found.append([total, *torch.autograd.grad(total, parameters, allow_unused=True)])
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-7)
-
-
-@given(count=st.integers(1, 10**6))
-def test_room_is_one_of_few_numbers_and_near(count: int) -> None:
-    room = _room(count)
-    assert count <= room < max(1.5 * count, 2)
-    assert _room(room) == room
-    assert room.bit_count() <= 2
 
 
 @pytest.mark.parametrize("mixing", ["learned", "fixed"])
