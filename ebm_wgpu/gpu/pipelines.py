@@ -12,6 +12,7 @@ from typing import Any
 
 from ebm_wgpu.errors import KernelError
 from ebm_wgpu.gpu.buffers import KEY_SHIFT, Buffer, BufferView
+from ebm_wgpu.gpu.shaders import create_module
 
 MAX_BIND_GROUPS = 8192
 """Bind groups kept for one pipeline; beyond that all are made anew."""
@@ -27,17 +28,23 @@ class Pipeline:
         code: the WGSL.
         writable: for each binding, whether the shader writes it.
         immediate_size: bytes of the parameter block.
+        checked: whether wgpu adds its checks to the code.
         bind_groups: by the keys of the buffers, the compiled pipeline to use and the bind group.
         compiled: (pipeline, bind-group layout) as declared, and with every binding writable.
     """
 
-    __slots__ = ("bind_groups", "code", "compiled", "immediate_size", "label", "writable")
+    __slots__ = (
+        *("bind_groups", "checked", "code", "compiled", "immediate_size", "label", "writable"),
+    )
 
-    def __init__(self, label: str, code: str, writable: Sequence[bool], immediate_size: int):
+    def __init__(
+        self, label: str, code: str, writable: Sequence[bool], immediate_size: int, checked: bool
+    ) -> None:
         self.label = label
         self.code = code
         self.writable = tuple(writable)
         self.immediate_size = immediate_size
+        self.checked = checked
         self.bind_groups: dict[tuple[int, ...], tuple[Any, Any]] = {}
         self.compiled: dict[bool, tuple[Any, Any]] = {}
 
@@ -48,16 +55,23 @@ class PipelineCache:
     def __init__(self, device: Any) -> None:
         """`device` is the wgpu device."""
         self._device = device
-        self._pipelines: dict[str, Pipeline] = {}
+        self._pipelines: dict[tuple[str, bool], Pipeline] = {}
 
-    def get(self, code: str, writable: Sequence[bool], immediate_size: int, label: str) -> Pipeline:
+    def get(
+        self,
+        code: str,
+        writable: Sequence[bool],
+        immediate_size: int,
+        label: str,
+        checked: bool = True,
+    ) -> Pipeline:
         """Compile WGSL, or return the pipeline compiled before; as `GpuRuntime.pipeline`."""
-        known = self._pipelines.get(code)
+        known = self._pipelines.get((code, checked))
         if known is not None:
             return known
-        pipeline = Pipeline(label, code, writable, immediate_size)
+        pipeline = Pipeline(label, code, writable, immediate_size, checked)
         self._compile(pipeline, aliased=False)
-        self._pipelines[code] = pipeline
+        self._pipelines[code, checked] = pipeline
         return pipeline
 
     def _compile(self, pipeline: Pipeline, aliased: bool) -> tuple[Any, Any]:
@@ -76,7 +90,7 @@ class PipelineCache:
         ]
         try:
             layout = device.create_bind_group_layout(entries=entries)
-            module = device.create_shader_module(label=pipeline.label, code=code)
+            module = create_module(device, pipeline.label, code, pipeline.checked)
             handle = device.create_compute_pipeline(
                 label=pipeline.label,
                 layout=device.create_pipeline_layout(

@@ -211,7 +211,12 @@ class GpuRuntime:
     # Commands
 
     def pipeline(
-        self, code: str, writable: Sequence[bool], immediate_size: int, label: str
+        self,
+        code: str,
+        writable: Sequence[bool],
+        immediate_size: int,
+        label: str,
+        checked: bool = True,
     ) -> Pipeline:
         """Compile WGSL whose entry point is `main`, or return the pipeline compiled before.
 
@@ -220,12 +225,13 @@ class GpuRuntime:
             writable: for each storage binding of group 0 in order, whether the shader writes it.
             immediate_size: bytes of the `var<immediate>` block.
             label: name used in error messages.
+            checked: whether wgpu adds its checks (`shaders.create_module`).
 
         Raises:
             KernelError: the shader does not compile; the message holds the compiler's own words.
         """
         with self._lock:
-            return self._pipelines.get(code, writable, immediate_size, label)
+            return self._pipelines.get(code, writable, immediate_size, label, checked)
 
     def dispatch(
         self,

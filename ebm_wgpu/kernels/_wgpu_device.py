@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from ebm_wgpu.kernels.registry import get_kernel
 from ebm_wgpu.kernels.source import assemble, immediate_fields
 from ebm_wgpu.kernels.spec import DTYPES, Array, Kernel, Scalar
 
+UNCHECKED_VARIABLE = "EBM_WGPU_UNCHECKED"
+"""Environment variable: 1 runs kernels that stay inside their arrays without wgpu's checks."""
 _MAX_CALLS = 4096
 _PACK = {"u32": "I", "i32": "i", "f32": "f", "u64": "Q"}
 
@@ -73,12 +76,20 @@ def _drawn(dispatch: _Dispatch, params: Mapping[str, Scalar]) -> tuple[Field, ..
     return tuple(fields)
 
 
+def _wants_unchecked() -> bool:
+    setting = os.environ.get(UNCHECKED_VARIABLE, "0")
+    if setting not in ("0", "1"):
+        raise DeviceError(f"{UNCHECKED_VARIABLE}={setting!r} must be 0, 1 or unset")
+    return setting == "1"
+
+
 class WgpuDevice(KernelDevice):
     """Runs the WGSL through wgpu.
 
     Attributes:
         runtime: adapter, memory and commands.
         subgroups: whether subgroup variants are used where a kernel has one.
+        unchecked: whether kernels that stay inside their arrays run without wgpu's checks.
     """
 
     name = "wgpu"
@@ -92,15 +103,16 @@ class WgpuDevice(KernelDevice):
         """Open the best adapter; arguments as for `GpuRuntime`.
 
         Raises:
-            DeviceError: there is none.
+            DeviceError: there is none, or EBM_WGPU_UNCHECKED is neither 0 nor 1.
         """
         from ebm_wgpu.gpu.runtime import GpuRuntime
 
         self.runtime = GpuRuntime(backend, allow_software, memory_budget)
         self.description = self.runtime.info.summary
         self.subgroups = "subgroup" in self.runtime.features
+        self.unchecked = _wants_unchecked()
         self._limits_rounds = self.runtime.info.name.startswith("llvmpipe")
-        self._plans: dict[tuple[str, tuple[str, ...], bool], tuple[Any, struct.Struct]] = {}
+        self._plans: dict[tuple[str, tuple[str, ...], bool, bool], tuple[Any, struct.Struct]] = {}
         self._calls: dict[tuple[Any, ...], _Call] = {}
         self._bodies: dict[str, str] = {}
 
@@ -136,7 +148,7 @@ class WgpuDevice(KernelDevice):
 
     def run(self, stem: str, **arguments: Any) -> dict[str, DeviceArray]:
         """As `KernelDevice.run`; the checks are remembered by shapes and types."""
-        parts: list[Any] = [stem, self.subgroups]
+        parts: list[Any] = [stem, self.subgroups, self.unchecked]
         for name, value in arguments.items():
             if isinstance(value, DeviceArray):
                 if value._device is not self:
@@ -219,7 +231,8 @@ class WgpuDevice(KernelDevice):
         """
         kernel = get_kernel(stem)
         subgroup = kernel.subgroup and self.subgroups
-        key = (kernel.stem, dtypes, subgroup)
+        unchecked = kernel.stays_inside and self.unchecked
+        key = (kernel.stem, dtypes, subgroup, unchecked)
         plan = self._plans.get(key)
         if plan is None:
             storage = {
@@ -237,6 +250,7 @@ class WgpuDevice(KernelDevice):
                 [b.access != "in" for b in kernel.bindings],
                 4 * len(immediate_fields(kernel)),
                 kernel.stem,
+                checked=not unchecked,
             )
             plan = self._plans[key] = (pipeline, packer)
         return plan

@@ -72,6 +72,7 @@ def _kernel(tile_m: int, tile_n: int, lanes: int) -> Kernel:
         bindings=_matmul.bindings(lanes),
         params=_matmul.PARAMS,
         constants=constants,
+        stays_inside=True,
         workgroups=workgroups,
         derive=_matmul.derive(stem, lanes),
         mirror=_matmul.mirror,

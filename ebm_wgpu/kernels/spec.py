@@ -168,6 +168,8 @@ class Kernel:
         defines: for a member of a family, the text that replaces each `$NAME` in the WGSL; the
             names are flags of `//!if` as well.
         subgroup: the WGSL uses `lib/reduce` and so has a subgroup variant.
+        stays_inside: no invocation ever reads or writes outside an array, those of the workgroup
+            included, so that the WGSL may do without wgpu's checks.
         rounds: (dims, params) -> an upper bound on how often all loops of one invocation together
             go round (see `_rounds`); None where that does not grow with a dimension.
         derive: (dims, params) -> dimensions that follow from others; raises KernelError on shapes
@@ -188,6 +190,7 @@ class Kernel:
     params: tuple[Param, ...] = ()
     constants: Mapping[str, int] = field(default_factory=lambda: {"WG": 64})
     subgroup: bool = False
+    stays_inside: bool = False
     rounds: Callable[[Dims, Mapping[str, Scalar]], int] | None = None
     derive: Callable[[dict[str, int], Mapping[str, Scalar]], dict[str, int]] | None = None
     comparable: Callable[[Arrays, Arrays, Mapping[str, Scalar]], Arrays] | None = None

@@ -56,10 +56,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run a kernel: with or without subgroups, with some arrays stored as f16."""
+    """A way to run a kernel: with subgroups or not, checked or not, some arrays stored as f16."""
 
     label: str
     subgroups: bool = False
+    unchecked: bool = False
     half: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -70,6 +71,8 @@ def variants(kernel: Kernel, device: KernelDevice) -> list[Variant]:
     if isinstance(device, WgpuDevice):
         if kernel.subgroup and "subgroup" in device.runtime.features:
             found.append(Variant(f"{device.name} subgroup", subgroups=True))
+        if kernel.stays_inside:
+            found.append(Variant(f"{device.name} unchecked", unchecked=True))
         if halves and device.supports_half:
             found.append(Variant(f"{device.name} f16", half=halves))
     elif halves:
@@ -107,11 +110,12 @@ def _run(
     if not isinstance(device, WgpuDevice):
         outputs = device.run(kernel.stem, **staged)
     else:
-        before, device.subgroups = device.subgroups, variant.subgroups
+        before = device.subgroups, device.unchecked
+        device.subgroups, device.unchecked = variant.subgroups, variant.unchecked
         try:
             outputs = device.run(kernel.stem, **staged)
         finally:
-            device.subgroups = before
+            device.subgroups, device.unchecked = before
     return {name: array.numpy().copy() for name, array in outputs.items()}
 
 
