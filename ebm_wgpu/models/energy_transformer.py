@@ -95,6 +95,13 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
             "replay": config.replay_share if self.replay is not None else 0.0,
         }
 
+    @property
+    def repeats_launches(self) -> bool:
+        """Unless main memory draws steps or windows, or starts for the largest eigenvalue."""
+        config = self.config
+        settled = config.min_steps == config.max_steps and config.step_rule == "learned"
+        return settled and self.replay is None
+
     def target_energies(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """E of being certain of the target, as `token_energies`."""
         return self.token_energies(tokens, targets)
@@ -132,7 +139,7 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
         Args:
             tokens: (B, T+1) int64; inputs [:, :-1], targets [:, 1:].
             latent: changes nothing: training starts from noise as the configuration says.
-            seed: of everything random.
+            seed: of everything random; noise on a device follows that device's random state.
 
         Raises:
             ConfigError: more tokens than max_length or, with a replay buffer, replay_tokens.
@@ -177,9 +184,24 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
 
     def _jittered_step_size(self, rows: int, length: int, generator: torch.Generator) -> Tensor:
         """alpha of each trained position, (R, T, 1)."""
-        jitter = self.config.step_jitter
-        share = torch.rand(rows, length, 1, generator=generator).to(self.prior)
+        jitter, place = self.config.step_jitter, self.prior.device
+        if jitter == 1:
+            return self.step_size.expand(rows, length, 1)
+        drawing = generator if place.type == "cpu" else None
+        share = torch.rand((rows, length, 1), generator=drawing, device=place).to(self.prior)
         return self.step_size * (1 / jitter + share * (jitter - 1 / jitter))
+
+    def _training_noise(
+        self, key: tuple[int, ...], places: range, rows: int, scale: float
+    ) -> Tensor:
+        """Normal noise (rows, P, V) of deviation `scale`, as `noise` in main memory alone.
+
+        A device draws it itself: to copy it there takes longer than the step.
+        """
+        if self.prior.device.type == "cpu":
+            return self.noise(key, places, rows, scale)
+        shape = (rows, len(places), self.vocab_size)
+        return scale * torch.randn(shape, device=self.prior.device)
 
     def _start(
         self,
@@ -191,11 +213,13 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
         step_size: Tensor,
     ) -> _Start:
         places, config = range(here.start, here.stop), self.config
-        initial = self.prior + self.noise((seed, 0), places, len(rows), config.initial_noise)
+        initial = self.prior + self._training_noise(
+            (seed, 0), places, len(rows), config.initial_noise
+        )
         if replay is not None:
             initial[-len(replay.states) :] = replay.states[:, here]
         noise = [
-            self.noise((seed, 1 + step), places, len(rows), config.langevin_noise)
+            self._training_noise((seed, 1 + step), places, len(rows), config.langevin_noise)
             for step in range(steps if config.langevin_noise else 0)
         ]
         return _Start(rows[:, 1:][:, here], initial, noise, step_size[:, here], steps)

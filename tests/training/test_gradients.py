@@ -15,21 +15,23 @@ from ebm_wgpu.training.run_data import RunData
 from ebm_wgpu.training.state import TrainingState
 from ebm_wgpu.training.stepping import Stepper
 
-SMALL = ("dim=16", "n_layers=1", "n_heads=2", "max_length=12", "dropout=0.2")
+SMALL = ("dim=16", "n_layers=1", "n_heads=2", "max_length=12")
 STEPS = 16
 KINDS: dict[str, list[str]] = {
     "splat": ["model.family=splat", "model.dropout=0.1"],
     "splat in float16": ["model.family=splat", "train.precision=float16"],
     "splat over a transformer": ["model.family=splat", "model.context=transformer"],
     "nano": ["model.family=nano", "nano.noise=0.1", "nano.entropy_weight=0.1"],
+    "ebt": ["model.family=ebt", "ebt.langevin_noise=0.1", "ebt.step_jitter=1.5"],
     "transformer": ["model.family=transformer", "train.label_smoothing=0.1"],
     "transformer in float16": ["model.family=transformer", "train.precision=float16"],
 }
 
 
 def start(tiny: Config, device: KernelDevice, *overrides: str) -> TrainingState:
-    small = [f"transformer.{part}" for part in SMALL]
-    config = apply_overrides(tiny, ["train.dsm_weight=0", *small, *overrides])
+    small = [f"{family}.{part}" for family in ("transformer", "ebt") for part in SMALL]
+    options = ["train.dsm_weight=0", "transformer.dropout=0.2", *small, *overrides]
+    config = apply_overrides(tiny, options)
     state = TrainingState(config, RunData.load(config), device)
     state.initialize()
     return state
@@ -75,14 +77,15 @@ def test_replayed_steps_learn_the_same_bits(
         "model.family=splat train.token_latent=exact",
         "model.family=nano nano.infonce_weight=0.1",
         "model.family=nano nano.random_steps=true",
-        "model.family=ebt",
+        "model.family=ebt ebt.max_steps=3",
+        "model.family=ebt ebt.step_rule=spectral",
+        "model.family=ebt ebt.replay_capacity=8",
     ],
 )
 def test_what_is_drawn_in_main_memory_is_drawn_at_each_step(
     tiny: Config, wgpu_device: KernelDevice, override: str
 ) -> None:
-    small = [f"ebt.{part}" for part in SMALL if "dropout" not in part]
-    state = start(tiny, resident_device(wgpu_device), *override.split(), *small)
+    state = start(tiny, resident_device(wgpu_device), *override.split())
     Stepper(state.config.train).step(state, 1.0)
     assert state.gradients.replayed is None
 
