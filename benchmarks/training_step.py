@@ -112,6 +112,7 @@ def measure(name: str, where: str, tiny: bool, repeats: int) -> dict[str, Any]:
         before = device.runtime.dispatches
         whole()
         row["dispatches"] = device.runtime.dispatches - before
+        row["replayed"] = step.replays > 0
         if device.runtime.has_clock:
             row["outside kernels"] = outside_kernels(device, whole, repeats)
     else:

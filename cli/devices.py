@@ -40,7 +40,7 @@ def command(as_json: bool) -> None:
         click.echo(json.dumps(record, indent=2, default=dict))
         return
     for info in adapters:
-        click.echo(info.summary + (f": unusable, has not {info.lacks}" if info.lacks else ""))
+        click.echo(info.summary + (f": unusable, lacks {info.lacks}" if info.lacks else ""))
         features = [f for f in _SHOWN_FEATURES if f in info.features]
         click.echo(f"  features: {', '.join(features) or 'none of ' + ', '.join(_SHOWN_FEATURES)}")
         for limit, label in _SHOWN_LIMITS.items():

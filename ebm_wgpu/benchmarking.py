@@ -103,6 +103,12 @@ class RandomStep:
         self._rng = np.random.default_rng(0)
         self._shape = (windows, config.data.block_size + 1)
 
+    @property
+    def replays(self) -> int:
+        """Steps so far whose launches were replayed (`torch_device.replay`)."""
+        replayed = self._gradients.replayed
+        return 0 if replayed is None else replayed.replays
+
     def __call__(self) -> None:
         """Take a step."""
         drawn = self._rng.integers(0, self.model.vocab_size, self._shape)

@@ -57,7 +57,8 @@ class AdapterInfo:
         if "immediates" not in self.features:
             return "immediates"
         if self.limits[_BINDINGS_LIMIT] < MOST_BINDINGS:
-            return f"{MOST_BINDINGS} arrays a kernel, only {self.limits[_BINDINGS_LIMIT]}"
+            has = self.limits[_BINDINGS_LIMIT]
+            return f"bindings for {MOST_BINDINGS} arrays a kernel (it has {has})"
         return ""
 
     @property
@@ -124,5 +125,5 @@ def select_adapter(
             return info, adapter
     wanted = "" if backend is None else f"{backend} "
     kind = "" if allow_software else "hardware "
-    lacking = "".join(f"; {info.summary} has not {info.lacks}" for info, _ in found)
+    lacking = "".join(f"; {info.summary} lacks {info.lacks}" for info, _ in found)
     raise DeviceError(f"no {kind}{wanted}GPU adapter was found{lacking}; {INSTALL_HINT}")

@@ -92,8 +92,7 @@ class Buffer:
     __slots__ = ("__weakref__", "_pool", "block", "key", "nbytes", "number", "start")
 
     def __init__(self, pool: BufferPool, block: Block, nbytes: int) -> None:
-        pool.leases += 1
-        self.number = pool.leases
+        self.number = pool.next_number()
         self._pool = pool
         self.block = block
         self.nbytes = nbytes
@@ -136,7 +135,6 @@ class BufferPool:
         pooled_bytes: bytes waiting for reuse.
         peak_bytes: most bytes leased out at once since `reset_peak`.
         allocated_bytes: bytes of all wgpu buffers.
-        leases: how many were made.
     """
 
     def __init__(self, create: Callable[[int], Any]) -> None:
@@ -150,7 +148,11 @@ class BufferPool:
         self.pooled_bytes = 0
         self.peak_bytes = 0
         self.allocated_bytes = 0
-        self.leases = 0
+        self._numbers = itertools.count()
+
+    def next_number(self) -> int:
+        """A number above those of all leases made so far, and below those of all to come."""
+        return next(self._numbers)
 
     def lease(self, nbytes: int, shared: bool = False) -> Buffer:
         """Memory of at least `nbytes` bytes, contents undefined.

@@ -81,11 +81,11 @@ class Trace:
         obstacles: what cannot be done again without the program: values copied in or out.
     """
 
-    def __init__(self, leases: int = 0) -> None:
-        """Begin when `leases` leases had been made."""
+    def __init__(self, begin: int) -> None:
+        """Leases with numbers above `begin` are made meanwhile."""
         self.launches: list[Launch] = []
         self.obstacles: list[str] = []
-        self._leases = leases
+        self._begin = begin
         self._blocks: dict[int, tuple[Block, weakref.ref[Buffer]]] = {}
 
     def add(self, launch: Launch, buffers: Sequence[Storage]) -> None:
@@ -131,7 +131,7 @@ class Trace:
         """
         known = {lease.number for lease in results}
         alive, _ = self.memory()
-        return any(lease.number > self._leases and lease.number not in known for lease in alive)
+        return any(lease.number > self._begin and lease.number not in known for lease in alive)
 
 
 class Replay:

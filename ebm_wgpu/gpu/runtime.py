@@ -304,7 +304,7 @@ class GpuRuntime:
         with self._lock:
             if self._trace is not None:
                 raise DeviceError("what the device is asked is being noted down already")
-            trace = self._trace = Trace(self.pool.leases)
+            trace = self._trace = Trace(self.pool.next_number())
         try:
             yield trace
         finally:

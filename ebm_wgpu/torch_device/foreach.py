@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -25,10 +26,15 @@ from ebm_wgpu.torch_device.tensors import (
 )
 
 
+@functools.cache
+def _spare(kind: torch.dtype) -> torch.Tensor:
+    """A tensor of one entry, whatever it holds."""
+    return empty((1,), kind)
+
+
 def padded(tensors: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
-    """The tensors and, for those that there are not but kernels want, some of one entry."""
-    kind = tensors[0].dtype
-    return [*tensors, *(empty((1,), kind) for _ in range(count - len(tensors)))]
+    """The tensors and, for those that there are not but kernels want, one of one entry."""
+    return [*tensors, *(_spare(tensors[0].dtype) for _ in range(count - len(tensors)))]
 
 
 def _launches(
