@@ -34,7 +34,13 @@ class Pipeline:
     """
 
     __slots__ = (
-        *("bind_groups", "checked", "code", "compiled", "immediate_size", "label", "writable"),
+        "bind_groups",
+        "checked",
+        "code",
+        "compiled",
+        "immediate_size",
+        "label",
+        "writable",
     )
 
     def __init__(

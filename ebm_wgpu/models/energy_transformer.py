@@ -196,7 +196,7 @@ class EnergyTransformer(EnergyPredictor, LanguageModel):
     ) -> Tensor:
         """Normal noise (rows, P, V) of deviation `scale`, as `noise` in main memory alone.
 
-        A device draws it itself: to copy it there takes longer than the step.
+        A device draws it itself, so that all these numbers need not be copied there.
         """
         if self.prior.device.type == "cpu":
             return self.noise(key, places, rows, scale)

@@ -16,7 +16,7 @@ MARK = np.float32(np.nan)
 
 
 @pytest.fixture
-def unchecked(wgpu_device: WgpuDevice) -> WgpuDevice:
+def unchecked() -> WgpuDevice:
     device = WgpuDevice()
     device.unchecked = True
     return device
@@ -24,7 +24,7 @@ def unchecked(wgpu_device: WgpuDevice) -> WgpuDevice:
 
 def behind(array: DeviceArray) -> tuple[int, int]:
     """Where in its memory an array ends, and how many numbers fit behind it."""
-    end = -(-4 * int(np.prod(array.shape)) // 4) * 4
+    end = 4 * int(np.prod(array.shape))
     return end, (array.storage.block.capacity - end) // 4
 
 
